@@ -1,0 +1,126 @@
+"""An attempt: one run of a job at a connector."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from bridge.models.job import Phase
+
+
+class Cause(StrEnum):
+    """Why an attempt ended otherwise than with exit code 0."""
+
+    EXIT = "exit"  # the user's program returned non-zero
+    OOM = "oom"  # killed for its memory limit
+    TIMEOUT = "timeout"  # the job's time limit
+    INPUT_MISSING = "input_missing"  # no bucket, no run.tgz or no access to them
+    INPUT_INVALID = "input_invalid"  # run.tgz is damaged or tries to leave its folder
+    IMAGE_MISSING = "image_missing"  # the image is nowhere to be had
+    STORAGE = "storage"  # S3 away or full for longer than we wait
+    NODE_LOST = "node_lost"  # the machine went away, or was restarted
+    DRAINED = "drained"  # the machine was drained under the job
+    REJECTED = "rejected"  # the scheduler refuses the job
+    CANCELED = "canceled"  # somebody asked for it
+    WITHDRAWN = "withdrawn"  # taken back by us or superseded; not charged, tried anew
+    INTERNAL = "internal"  # a fault of ours or of the node
+
+
+class AttemptState(StrEnum):
+    """Where an attempt is."""
+
+    CLAIMED = "claimed"  # ours to hand over; the scheduler may or may not know it
+    SUBMITTED = "submitted"  # the scheduler has confirmed it
+    RUNNING = "running"  # the user's program has started
+    ENDED = "ended"  # the result is recorded
+
+
+LIVE_ATTEMPT: Final = frozenset(AttemptState) - {AttemptState.ENDED}
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored attempt. Times are Unix seconds."""
+
+    id: UUID
+    job_id: UUID
+    number: int  # 1, 2, …
+    connector: str
+    native_id: str
+    namespace: str
+    state: AttemptState
+    claim_token: UUID | None
+    claim_expires_at: float | None
+    claimed_at: float
+    submitted_at: float | None
+    started_at: float | None
+    ended_at: float | None
+    node: str | None
+    exit_code: int | None
+    cause: Cause | None
+    reason: str | None
+    stop_cause: Cause | None  # why we asked the scheduler to stop it (canceled, timeout, …)
+    stop_requested_at: float | None
+    stop_sent_at: float | None  # when the scheduler last confirmed our wish
+    missing_since: float | None  # first time the scheduler no longer knew it
+    unknown_since: float | None  # first time its node was out of touch
+    forgotten_at: float | None
+
+
+class Handle(msgspec.Struct, frozen=True):
+    """What a connector needs to find an attempt again."""
+
+    native_id: str
+    namespace: str = ""
+
+
+class AttemptSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a connector is handed: everything to run one attempt, and no secret.
+
+    ``bucket_id`` is confidential: it may reach the stage program's environment
+    and nothing else. Memory in MiB, time in seconds.
+    """
+
+    handle: Handle
+    job_id: UUID
+    number: int
+    group: str
+    code_bucket: str
+    node_pool: str
+    generation: str | None
+    bucket_id: UUID
+    image: str
+    input_sha256: str | None
+    cores: int
+    memory_mb: int
+    time_limit_s: int
+    priority: int = 50
+
+
+class Observed(StrEnum):
+    """What a scheduler says about an attempt."""
+
+    PENDING = "pending"  # known, the user's program has not started
+    RUNNING = "running"  # the user's program runs, or results are uploaded
+    ENDED = "ended"  # over, nothing more will happen on the node
+    UNKNOWN = "unknown"  # known to the scheduler, its node is out of touch
+    GONE = "gone"  # the scheduler does not know it
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """One look at one attempt. Times are Unix seconds.
+
+    ``cause is None`` with ``state == ENDED`` means success: exit code 0 and the
+    results confirmed in the bucket. A connector never reports success otherwise.
+    """
+
+    state: Observed
+    phase: Phase | None = None
+    reason: str | None = None
+    exit_code: int | None = None
+    cause: Cause | None = None
+    node: str | None = None
+    started_at: float | None = None
+    ended_at: float | None = None

@@ -1,0 +1,106 @@
+"""A job: what a member handed in, and the states it may be in.
+
+The words of ``JobState`` are the ones the public Leruli service uses on the
+wire (``canceled`` with one l). Anything finer is a ``phase`` or a ``reason``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+
+class JobState(StrEnum):
+    """Where a job is. The last three are final."""
+
+    RECEIVED = "received"  # in our queue
+    SUBMITTED = "submitted"  # claimed for, or handed to, a scheduler
+    RUNNING = "running"  # the user's program runs, or its results are being uploaded
+    COMPLETED = "completed"  # ended well and the results are in the bucket
+    FAILED = "failed"  # ended otherwise; the reason says how
+    CANCELED = "canceled"  # stopped because somebody asked
+
+
+FINAL: Final = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELED})
+LIVE: Final = frozenset(JobState) - FINAL
+
+# Every legal change of state. Back to RECEIVED is another attempt.
+MOVES: Final[dict[JobState, frozenset[JobState]]] = {
+    JobState.RECEIVED: frozenset({JobState.SUBMITTED, JobState.CANCELED, JobState.FAILED}),
+    JobState.SUBMITTED: frozenset(
+        {
+            JobState.RECEIVED,
+            JobState.RUNNING,
+            JobState.COMPLETED,
+            JobState.FAILED,
+            JobState.CANCELED,
+        }
+    ),
+    JobState.RUNNING: frozenset(
+        {JobState.RECEIVED, JobState.COMPLETED, JobState.FAILED, JobState.CANCELED}
+    ),
+    JobState.COMPLETED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELED: frozenset(),
+}
+
+
+class Phase(StrEnum):
+    """What happens on the node right now, within a state."""
+
+    STAGING = "staging"  # bucket → run directory (state: submitted)
+    PULLING = "pulling"  # the image is being brought in (state: submitted)
+    EXECUTING = "executing"  # the user's program runs (state: running)
+    UPLOADING = "uploading"  # results → bucket (state: running)
+
+
+class NewJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked submission. Units: MiB of memory, seconds of time."""
+
+    bucket_id: UUID
+    image: str
+    name: str = "default"
+    set: str | None = None
+    cores: int = 1
+    memory_mb: int = 4000
+    time_limit_s: int = 86400
+    priority: int = 50
+    hold: bool = False
+    input_sha256: str | None = None
+    labels: dict[str, str] = {}
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored job. Times are Unix seconds; ``phase`` and ``reason`` are for people."""
+
+    id: UUID
+    group_id: UUID
+    user_id: UUID
+    user: str
+    bucket_id: UUID
+    image: str
+    name: str
+    set: str | None
+    cores: int
+    memory_mb: int
+    time_limit_s: int
+    priority: int
+    hold: bool
+    input_sha256: str | None
+    labels: dict[str, str]
+    state: JobState
+    phase: Phase | None
+    reason: str | None
+    attempt: int  # how many attempts were started
+    created_at: float
+    started_at: float | None  # first start of the user's program in the last attempt
+    ended_at: float | None
+    exit_code: int | None
+    cause: str | None
+    node: str | None
+    cancel_requested_at: float | None
+    prune_requested_at: float | None
+    pruned_at: float | None

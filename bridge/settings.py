@@ -1,0 +1,321 @@
+"""The table of settings.
+
+Each setting is a field below with its type, default and one line of help. The
+table ``SETTINGS`` is derived from the fields; ``config.example.yaml``,
+``docs/configuration.md`` and the options of the command line are generated
+from the table. ``config.load`` fills it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+from msgspec import Meta, Struct, structs
+
+ENV_PREFIX: Final = "NOMAD_BRIDGE_"
+_LOOPBACK_NAMES: Final = ("localhost",)
+
+
+class Section(Struct, frozen=True, kw_only=True):
+    """A group of settings. Its ``repr`` hides the values of secret ones."""
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{item.name}={_shown(self, item)}"
+            for item in (_described(type(self), field) for field in self.__struct_fields__)
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class Server(Section, frozen=True, kw_only=True):
+    """The HTTP service."""
+
+    bind: Annotated[
+        str,
+        Meta(
+            description="Address and port to listen on. Put a TLS proxy in front of any address "
+            "that others can reach."
+        ),
+    ] = "127.0.0.1:8080"
+    threads: Annotated[
+        int, Meta(ge=1, le=256, description="Requests that are worked on at the same time.")
+    ] = 8
+    public_url: Annotated[
+        str, Meta(description="The URL under which clients reach the service; empty: from bind.")
+    ] = ""
+
+
+class Database(Section, frozen=True, kw_only=True):
+    """Where jobs, users and groups are kept."""
+
+    url: Annotated[
+        str,
+        Meta(
+            description="sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; empty: the file "
+            "bridge.db in data_dir.",
+            extra={"secret": True},
+        ),
+    ] = ""
+
+
+class Log(Section, frozen=True, kw_only=True):
+    """What is written to standard error."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="The least important messages to write."),
+    ] = "info"
+    json: Annotated[bool, Meta(description="One JSON object per line instead of text.")] = False
+
+
+class Limits(Section, frozen=True, kw_only=True):
+    """What one request, and one job, may ask for."""
+
+    body_bytes: Annotated[
+        int, Meta(ge=1024, description="Largest request body in bytes; more is answered with 413.")
+    ] = 4_000_000
+    bulk_items: Annotated[
+        int, Meta(ge=1, le=10_000, description="Most jobs in one submitted array.")
+    ] = 1000
+    requests_per_minute: Annotated[
+        int, Meta(ge=1, description="Requests per secret and minute; more is answered with 429.")
+    ] = 6000
+    max_cores: Annotated[int, Meta(ge=1, description="Most cores of one job.")] = 1024
+    max_memory_mb: Annotated[int, Meta(ge=1, description="Most memory of one job in MiB.")] = (
+        16_777_216
+    )
+    max_time_limit_s: Annotated[
+        int, Meta(ge=1, description="Longest time limit of one job in seconds.")
+    ] = 31_536_000
+
+
+class Queue(Section, frozen=True, kw_only=True):
+    """How jobs are handed to schedulers and watched."""
+
+    feed_interval_s: Annotated[
+        float, Meta(gt=0, description="Seconds between two looks for jobs that can be handed over.")
+    ] = 0.1
+    reconcile_interval_s: Annotated[
+        float, Meta(gt=0, description="Seconds between two looks at attempts that are under way.")
+    ] = 0.2
+    claim_ttl_s: Annotated[
+        float,
+        Meta(gt=0, description="Seconds after which an unconfirmed hand-over is taken up again."),
+    ] = 60.0
+    window: Annotated[
+        int, Meta(ge=1, description="Most attempts of a group that a scheduler holds at once.")
+    ] = 64
+    node_lost_after_s: Annotated[
+        float, Meta(ge=0, description="Seconds out of touch after which a node counts as lost.")
+    ] = 600.0
+    gone_grace_s: Annotated[
+        float,
+        Meta(
+            ge=0, description="Seconds an attempt may be unknown to its scheduler before it ends."
+        ),
+    ] = 30.0
+    forget_after_s: Annotated[
+        float,
+        Meta(ge=0, description="Seconds an ended attempt stays at its scheduler."),
+    ] = 600.0
+    upload_patience_s: Annotated[
+        int, Meta(ge=1, description="Seconds a node keeps trying to upload when storage is away.")
+    ] = 3600
+    stage_in_limit_s: Annotated[
+        int, Meta(ge=1, description="Seconds that fetching input and image may take.")
+    ] = 3600
+
+
+class Local(Section, frozen=True, kw_only=True):
+    """The connector that runs jobs on this machine."""
+
+    runtime: Annotated[
+        Literal["process", "docker"],
+        Meta(
+            description="docker: every job in a container. process: as plain programs of this "
+            "user, WITHOUT ANY ISOLATION."
+        ),
+    ] = "process"
+    allow_remote_process: Annotated[
+        bool,
+        Meta(description="Let the process runtime run jobs from others than this machine's users."),
+    ] = False
+    cores: Annotated[int, Meta(ge=0, description="Cores that jobs may use; 0: all.")] = 0
+    memory_mb: Annotated[int, Meta(ge=0, description="Memory for jobs in MiB; 0: all.")] = 0
+    node_home: Annotated[
+        Path | None,
+        Meta(description="Folder of the node's programs, keys and runs; empty: node in data_dir."),
+    ] = None
+    docker_host: Annotated[
+        str, Meta(description="Docker engine, for example unix:///run/docker.sock; empty: default.")
+    ] = ""
+    network: Annotated[bool, Meta(description="Give containers the network.")] = False
+    pids_limit: Annotated[
+        int, Meta(ge=1, description="Most processes and threads of one container.")
+    ] = 4096
+    max_unpacked_mb: Annotated[
+        int, Meta(ge=1, description="Largest unpacked input of one job in MiB.")
+    ] = 102_400
+    max_files: Annotated[int, Meta(ge=1, description="Most files in the input of one job.")] = (
+        1_000_000
+    )
+
+
+class Nomad(Section, frozen=True, kw_only=True):
+    """The connector that hands jobs to a Nomad cluster."""
+
+    address: Annotated[
+        str, Meta(description="URL of a Nomad server, for example https://nomad.example:4646.")
+    ] = ""
+    region: Annotated[str, Meta(min_length=1, description="Nomad region.")] = "global"
+    ca_file: Annotated[
+        Path | None, Meta(description="CA certificate that the Nomad servers' certificate is from.")
+    ] = None
+    client_cert: Annotated[
+        Path | None, Meta(description="Certificate to show to Nomad servers (mTLS).")
+    ] = None
+    client_key: Annotated[Path | None, Meta(description="Key of client_cert.")] = None
+    token: Annotated[
+        str, Meta(description="ACL token; better kept in token_file.", extra={"secret": True})
+    ] = ""
+    token_file: Annotated[Path | None, Meta(description="File that holds the ACL token.")] = None
+    job_file: Annotated[
+        Path | None,
+        Meta(description="Job specification of your own; empty: the shipped job.nomad.hcl."),
+    ] = None
+    network: Annotated[bool, Meta(description="Give containers the network.")] = False
+    request_timeout_s: Annotated[
+        float, Meta(gt=0, description="Seconds that one request to Nomad may take.")
+    ] = 10.0
+    sweep_interval_s: Annotated[
+        float, Meta(gt=0, description="Seconds between two complete listings of our Nomad jobs.")
+    ] = 30.0
+
+
+class Storage(Section, frozen=True, kw_only=True):
+    """The S3 storage that clients and nodes use; the service itself has no key."""
+
+    embedded: Annotated[
+        bool, Meta(description="Serve S3 from a folder in data_dir, for one machine.")
+    ] = True
+    bind: Annotated[str, Meta(description="Address and port of the embedded storage.")] = (
+        "127.0.0.1:9000"
+    )
+    server: Annotated[
+        str, Meta(description="URL of the S3 server for clients; empty: from storage.bind.")
+    ] = ""
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """All settings. As loaded, ``database.url`` and ``local.node_home`` are set."""
+
+    data_dir: Annotated[
+        Path,
+        Meta(description="Folder for everything the service keeps; relative: to this file."),
+    ] = Path(".")
+    connectors: Annotated[
+        tuple[Literal["local", "nomad"], ...],
+        Meta(min_length=1, description="The schedulers in use."),
+    ] = ("local",)
+    server: Server = Server()
+    database: Database = Database()
+    log: Log = Log()
+    limits: Limits = Limits()
+    queue: Queue = Queue()
+    local: Local = Local()
+    nomad: Nomad = Nomad()
+    storage: Storage = Storage()
+
+
+class Setting(NamedTuple):
+    """One row of the table. ``name`` is dotted; ``type`` is the annotated type.
+
+    ``env`` is the environment variable. A ``secret`` value is never shown.
+    """
+
+    name: str
+    type: Any
+    default: object
+    env: str
+    help: str
+    secret: bool
+
+    @property
+    def section(self) -> str:
+        """The section, or an empty text for a setting of its own."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def key(self) -> str:
+        """The name within the section."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def kind(self) -> str:
+        """The type in words, for example ``a whole number``."""
+        return _kind(get_args(self.type)[0])
+
+
+def host_port(bind: str) -> tuple[str, int]:
+    """Host and port of ``127.0.0.1:8080`` or ``[::1]:8080``; ValueError otherwise."""
+    host, colon, port = bind.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{bind!r} is not HOST:PORT")
+    if host.startswith("[") != host.endswith("]") or (":" in host and host[0] != "["):
+        raise ValueError(f"{bind!r} needs brackets around an IPv6 address")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(bind: str) -> bool:
+    """Whether a HOST:PORT can be reached from this machine only."""
+    host = host_port(bind)[0]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in _LOOPBACK_NAMES
+
+
+def _kind(plain: Any) -> str:
+    options = get_args(plain)
+    if get_origin(plain) is Literal:
+        return " or ".join(options)
+    if get_origin(plain) is tuple:
+        return f"a list of {_kind(options[0])}"
+    if Path in (plain, *options):
+        return "a path"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[plain]
+
+
+def _described(section: type[Struct], field: str, prefix: str = "") -> Setting:
+    hint = get_type_hints(section, include_extras=True)[field]
+    metas = [part for part in get_args(hint)[1:] if isinstance(part, Meta)]
+    info = next(item for item in structs.fields(section) if item.name == field)
+    name = prefix + field
+    return Setting(
+        name=name,
+        type=hint,
+        default=info.default,
+        env=ENV_PREFIX + name.replace(".", "_").upper(),
+        help=next((meta.description or "" for meta in metas), ""),
+        secret=any((meta.extra or {}).get("secret", False) for meta in metas),
+    )
+
+
+def _shown(section: Section, item: Setting) -> str:
+    value = getattr(section, item.name)
+    return "[secret]" if item.secret and value else repr(value)
+
+
+def _table(section: type[Struct], prefix: str = "") -> Iterator[Setting]:
+    for field in structs.fields(section):
+        if isinstance(field.default, Section):
+            yield from _table(type(field.default), f"{prefix}{field.name}.")
+        else:
+            yield _described(section, field.name, prefix)
+
+
+# Every setting there is, in the order of the fields above.
+SETTINGS: Final[tuple[Setting, ...]] = tuple(_table(Config))
