@@ -1,0 +1,280 @@
+"""Attempts: claim, hand over, follow, end. Each function is one short statement or a few.
+
+A claim is taken in one transaction (job ``received`` → ``submitted`` and a new
+attempt row), the scheduler is called outside of any, and the result is recorded
+guarded by the claim token: no row updated means somebody else took over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, update
+
+from bridge.db import jobs as jobs_db
+from bridge.db.tables import attempts, jobs
+from bridge.models.attempt import Attempt, AttemptState, Cause, Handle
+from bridge.models.ids import new_id
+from bridge.models.job import Job, JobState
+
+_COLUMNS: Final = tuple(attempts.c[field] for field in Attempt.__struct_fields__)
+_LIVE: Final = attempts.c.state != AttemptState.ENDED.value
+
+
+class AttemptOfJob(msgspec.Struct, frozen=True):
+    """An attempt with the job it belongs to."""
+
+    attempt: Attempt
+    job: Job
+
+
+def _attempt(row: Row[Any]) -> Attempt:
+    values = dict(zip(Attempt.__struct_fields__, row, strict=True))
+    values["id"] = UUID(bytes=values["id"])
+    values["job_id"] = UUID(bytes=values["job_id"])
+    values["state"] = AttemptState(values["state"])
+    if values["claim_token"] is not None:
+        values["claim_token"] = UUID(bytes=values["claim_token"])
+    for name in ("cause", "stop_cause"):
+        if values[name] is not None:
+            values[name] = Cause(values[name])
+    return Attempt(**values)
+
+
+def _with_jobs(conn: Connection, found: Sequence[Attempt]) -> list[AttemptOfJob]:
+    by_id = {job.id: job for job in jobs_db.get_many(conn, [a.job_id for a in found])}
+    return [AttemptOfJob(a, by_id[a.job_id]) for a in found]
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """Who takes jobs, for which scheduler, and until when. Times are Unix seconds."""
+
+    connector: str
+    namespace: str
+    native_id: Callable[[UUID, int], str]
+    token: UUID
+    now: float
+    expires_at: float
+
+
+def claim(conn: Connection, job_ids: Iterable[UUID], by: Claim) -> list[AttemptOfJob]:
+    """Take waiting jobs for hand-over; a job that no longer waits is left out."""
+    taken = [
+        _new_attempt(conn, job_id, number, by)
+        for job_id in job_ids
+        if (number := _take(conn, job_id)) is not None
+    ]
+    return _with_jobs(conn, taken)
+
+
+def _take(conn: Connection, job_id: UUID) -> int | None:
+    """Move a waiting job to submitted; returns the number of its new attempt."""
+    return conn.execute(
+        update(jobs)
+        .where(
+            jobs.c.id == job_id.bytes,
+            jobs.c.state == JobState.RECEIVED.value,
+            ~jobs.c.hold,
+            jobs.c.cancel_requested_at.is_(None),
+        )
+        .values(
+            state=JobState.SUBMITTED.value,
+            attempt=jobs.c.attempt + 1,
+            phase=None,
+            reason=None,
+            started_at=None,
+            exit_code=None,
+            cause=None,
+            node=None,
+        )
+        .returning(jobs.c.attempt)
+    ).scalar_one_or_none()
+
+
+def _new_attempt(conn: Connection, job_id: UUID, number: int, by: Claim) -> Attempt:
+    row = conn.execute(
+        insert(attempts)
+        .values(
+            id=new_id().bytes,
+            job_id=job_id.bytes,
+            number=number,
+            connector=by.connector,
+            native_id=by.native_id(job_id, number),
+            namespace=by.namespace,
+            state=AttemptState.CLAIMED.value,
+            claim_token=by.token.bytes,
+            claim_expires_at=by.expires_at,
+            claimed_at=by.now,
+        )
+        .returning(*_COLUMNS)
+    ).one()
+    return _attempt(row)
+
+
+def _expired(connector: str, now: float) -> ColumnElement[bool]:
+    """Claims that ran out before their hand-over was recorded. Attempts somebody
+    asked to stop are left to the reconciler.
+    """
+    return and_(
+        attempts.c.connector == connector,
+        attempts.c.state == AttemptState.CLAIMED.value,
+        attempts.c.claim_expires_at <= now,
+        attempts.c.stop_cause.is_(None),
+    )
+
+
+def any_expired(conn: Connection, connector: str, now: float) -> bool:
+    """Whether ``reclaim`` would find something; a read, so that idling writes nothing."""
+    query = select(attempts.c.id).where(_LIVE, _expired(connector, now)).limit(1)
+    return conn.execute(query).first() is not None
+
+
+def reclaim(
+    conn: Connection, connector: str, *, token: UUID, now: float, expires_at: float, limit: int
+) -> list[AttemptOfJob]:
+    """Take over expired claims, oldest first; each goes to one taker."""
+    oldest = (
+        select(attempts.c.id)
+        .where(_LIVE, _expired(connector, now))
+        .order_by(attempts.c.id)
+        .limit(limit)
+    )
+    rows = conn.execute(
+        update(attempts)
+        .where(attempts.c.id.in_(oldest), _expired(connector, now))
+        .values(claim_token=token.bytes, claim_expires_at=expires_at)
+        .returning(*_COLUMNS)
+    ).all()
+    return _with_jobs(conn, [_attempt(row) for row in rows])
+
+
+def record_submitted(conn: Connection, attempt_id: UUID, *, token: UUID, now: float) -> bool:
+    """The scheduler has confirmed the attempt; False when the claim was lost."""
+    done = conn.execute(
+        update(attempts)
+        .where(
+            attempts.c.id == attempt_id.bytes,
+            attempts.c.state == AttemptState.CLAIMED.value,
+            attempts.c.claim_token == token.bytes,
+        )
+        .values(
+            state=AttemptState.SUBMITTED.value,
+            submitted_at=now,
+            claim_token=None,
+            claim_expires_at=None,
+        )
+    )
+    return done.rowcount == 1
+
+
+def change(
+    conn: Connection, attempt_id: UUID, *, frm: Collection[AttemptState], **values: object
+) -> bool:
+    """One compare-and-set on an attempt's state; False when it has moved on."""
+    done = conn.execute(
+        update(attempts)
+        .where(attempts.c.id == attempt_id.bytes, attempts.c.state.in_([s.value for s in frm]))
+        .values(**values)
+    )
+    return done.rowcount == 1
+
+
+def request_stop(conn: Connection, job_id: UUID, *, cause: Cause, now: float) -> bool:
+    """Record that the live attempt of a job shall stop; the first wish stands."""
+    done = conn.execute(
+        update(attempts)
+        .where(attempts.c.job_id == job_id.bytes, _LIVE, attempts.c.stop_cause.is_(None))
+        .values(stop_cause=cause.value, stop_requested_at=now)
+    )
+    return done.rowcount == 1
+
+
+def live(
+    conn: Connection, connector: str, *, now: float, after: UUID | None, limit: int
+) -> list[AttemptOfJob]:
+    """Attempts to look at, in id order: confirmed ones, and claims that ran out
+    while somebody had asked to stop them.
+    """
+    query = (
+        select(*_COLUMNS)
+        .where(
+            attempts.c.connector == connector,
+            _LIVE,
+            or_(
+                attempts.c.state != AttemptState.CLAIMED.value,
+                and_(attempts.c.stop_cause.is_not(None), attempts.c.claim_expires_at <= now),
+            ),
+        )
+        .order_by(attempts.c.id)
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(attempts.c.id > after.bytes)
+    return _with_jobs(conn, [_attempt(row) for row in conn.execute(query)])
+
+
+def count_waiting_to_start(conn: Connection, connector: str, group_id: UUID) -> int:
+    """How many attempts of a group were handed over and have not started."""
+    query = (
+        select(func.count())
+        .select_from(attempts.join(jobs, attempts.c.job_id == jobs.c.id))
+        .where(
+            attempts.c.connector == connector,
+            _LIVE,
+            attempts.c.state != AttemptState.RUNNING.value,
+            jobs.c.group_id == group_id.bytes,
+        )
+    )
+    return int(conn.execute(query).scalar_one())
+
+
+def of_job(conn: Connection, job_id: UUID) -> list[Attempt]:
+    """All attempts of a job, first to last."""
+    query = select(*_COLUMNS).where(attempts.c.job_id == job_id.bytes).order_by(attempts.c.number)
+    return [_attempt(row) for row in conn.execute(query)]
+
+
+def to_forget(
+    conn: Connection, connector: str, *, before: float, limit: int
+) -> list[tuple[UUID, Handle]]:
+    """Ended attempts whose scheduler-side rest may go, oldest first."""
+    query = (
+        select(attempts.c.id, attempts.c.native_id, attempts.c.namespace)
+        .where(
+            attempts.c.connector == connector,
+            attempts.c.state == AttemptState.ENDED.value,
+            attempts.c.forgotten_at.is_(None),
+            attempts.c.ended_at <= before,
+        )
+        .order_by(attempts.c.ended_at)
+        .limit(limit)
+    )
+    return [(UUID(bytes=row[0]), Handle(row[1], row[2])) for row in conn.execute(query)]
+
+
+def record_forgotten(conn: Connection, attempt_ids: Collection[UUID], *, now: float) -> None:
+    """The scheduler keeps nothing of these any more."""
+    conn.execute(
+        update(attempts)
+        .where(attempts.c.id.in_([one.bytes for one in attempt_ids]))
+        .values(forgotten_at=now)
+    )
+
+
+def unfinished(conn: Connection, native_ids: Collection[str]) -> set[str]:
+    """Which of these native ids belong to attempts that have not ended."""
+    query = select(attempts.c.native_id).where(attempts.c.native_id.in_(list(native_ids)), _LIVE)
+    return set(conn.execute(query).scalars())
+
+
+def namespaces(conn: Connection, connector: str) -> set[str]:
+    """Namespaces that hold something of ours at a connector."""
+    query = (
+        select(attempts.c.namespace)
+        .where(attempts.c.connector == connector, attempts.c.forgotten_at.is_(None))
+        .distinct()
+    )
+    return set(conn.execute(query).scalars())

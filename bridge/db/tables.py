@@ -1,0 +1,203 @@
+"""The tables. Migrations make them (``migrations/``); a test compares the two.
+
+Ids are 16 bytes in time order, times Unix seconds, words plain strings (never
+native enums: those cannot grow in one migration on both databases).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    and_,
+    literal_column,
+)
+
+metadata: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+
+def _id(name: str, *args: object, **kwargs: object) -> Column[bytes]:
+    return Column(name, LargeBinary(16), *args, **kwargs)  # type: ignore[arg-type]
+
+
+# One row: who this bridge is. ``name`` is part of every native id.
+instance: Final = Table(
+    "instance",
+    metadata,
+    Column(
+        "id", Integer, CheckConstraint("id = 1", name="only"), primary_key=True, autoincrement=False
+    ),
+    Column("name", String(16), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("epoch_started_at", Double, nullable=False),
+    Column("swept_at", Double),  # first full sweep of this epoch
+)
+
+groups: Final = Table(
+    "groups",
+    metadata,
+    _id("id", primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("token", String(58), nullable=False, unique=True),
+    Column("compute_hash", LargeBinary(32)),
+    Column("generation", String(64)),
+    Column("connector", String(64), nullable=False),
+    Column("namespace", String(128), nullable=False),
+    Column("node_pool", String(128), nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+users: Final = Table(
+    "users",
+    metadata,
+    _id("id", primary_key=True),
+    _id("group_id", ForeignKey("groups.id"), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("admin", Boolean, nullable=False),
+    Column("secret_hash", LargeBinary(32), nullable=False, unique=True),
+    Column("created_at", Double, nullable=False),
+    Column("revoked_at", Double),
+    Column("last_used_at", Double),
+    UniqueConstraint("group_id", "name"),
+)
+
+jobs: Final = Table(
+    "jobs",
+    metadata,
+    _id("id", primary_key=True),
+    _id("group_id", ForeignKey("groups.id"), nullable=False),
+    _id("user_id", ForeignKey("users.id"), nullable=False),
+    _id("bucket_id", nullable=False),
+    Column("image", String(255), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("set_name", String(255)),
+    Column("cores", Integer, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Column("time_limit_s", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("hold", Boolean, nullable=False),
+    Column("input_sha256", String(64)),
+    Column("labels", Text),  # JSON object, NULL when empty
+    Column("state", String(16), nullable=False),
+    Column("phase", String(16)),
+    Column("reason", Text),
+    Column("attempt", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("exit_code", Integer),
+    Column("cause", String(16)),
+    Column("node", String(255)),
+    Column("cancel_requested_at", Double),
+    Column("prune_requested_at", Double),
+    Column("pruned_at", Double),
+    UniqueConstraint("group_id", "bucket_id"),
+)
+# Conditions of partial indexes. A query finds such an index only if it says the same
+# with constants, not parameters: use these in queries too.
+is_waiting: Final = and_(jobs.c.state == literal_column("'received'"), ~jobs.c.hold)
+in_a_set: Final = jobs.c.set_name.is_not(None)
+# Lists, newest first within each state: of a group, of a user, of a set. A list of all
+# states merges six of them; so no list reads more than it shows, however rare a state is.
+Index("ix_jobs_state", jobs.c.group_id, jobs.c.state, jobs.c.id)
+Index("ix_jobs_user", jobs.c.group_id, jobs.c.user_id, jobs.c.state, jobs.c.id)
+Index(
+    "ix_jobs_set",
+    jobs.c.group_id,
+    jobs.c.set_name,
+    jobs.c.state,
+    jobs.c.id,
+    sqlite_where=in_a_set,
+    postgresql_where=in_a_set,
+)
+# Who goes next: only what waits, in the order the queue reads it.
+Index(
+    "ix_jobs_waiting",
+    jobs.c.group_id,
+    jobs.c.priority.desc(),
+    jobs.c.id,
+    sqlite_where=is_waiting,
+    postgresql_where=is_waiting,
+)
+
+attempts: Final = Table(
+    "attempts",
+    metadata,
+    _id("id", primary_key=True),
+    _id("job_id", ForeignKey("jobs.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("connector", String(64), nullable=False),
+    Column("native_id", String(128), nullable=False, unique=True),
+    Column("namespace", String(128), nullable=False),
+    Column("state", String(16), nullable=False),
+    _id("claim_token"),
+    Column("claim_expires_at", Double),
+    Column("claimed_at", Double, nullable=False),
+    Column("submitted_at", Double),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("node", String(255)),
+    Column("exit_code", Integer),
+    Column("cause", String(16)),
+    Column("reason", Text),
+    Column("stop_cause", String(16)),
+    Column("stop_requested_at", Double),
+    Column("stop_sent_at", Double),
+    Column("missing_since", Double),
+    Column("unknown_since", Double),
+    Column("forgotten_at", Double),
+    UniqueConstraint("job_id", "number"),
+)
+is_live: Final = attempts.c.state != literal_column("'ended'")
+is_to_forget: Final = and_(
+    attempts.c.state == literal_column("'ended'"), attempts.c.forgotten_at.is_(None)
+)
+Index(
+    "ix_attempts_live",
+    attempts.c.connector,
+    attempts.c.id,
+    sqlite_where=is_live,
+    postgresql_where=is_live,
+)
+Index(
+    "ix_attempts_to_forget",
+    attempts.c.connector,
+    attempts.c.ended_at,
+    sqlite_where=is_to_forget,
+    postgresql_where=is_to_forget,
+)
+
+# Who did what. Never a secret, a bucket id or user data.
+audit: Final = Table(
+    "audit",
+    metadata,
+    _id("id", primary_key=True),
+    Column("at", Double, nullable=False),
+    _id("group_id"),
+    Column("actor", String(64), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("target", String(255), nullable=False),
+    Column("detail", Text),
+)
+Index("ix_audit_group", audit.c.group_id, audit.c.id)
