@@ -1,0 +1,71 @@
+"""Who is asking, and what may they do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from bridge.db import identity
+from bridge.db.engine import Database
+from bridge.errors import Forbidden, Unauthenticated
+from bridge.models.identity import Caller, Role, User
+from bridge.models.secret import SecretKind, digest, kind_of
+
+# Writing "last used" on every request would make every read a write.
+_LAST_USED_EVERY_S = 60.0
+
+
+class Access:
+    """Turns what a caller shows into a Caller. Revocation works at once: nothing is cached."""
+
+    def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
+        self._db = db
+        self._clock = clock
+
+    def by_secret(self, secret: str) -> Caller:
+        """The member behind an API secret.
+
+        The look-up is by SHA-256, so its duration tells nothing of the secret.
+        Raises Unauthenticated, with the same words for unknown and revoked.
+        """
+        if kind_of(secret) is SecretKind.COMPUTE:
+            raise Unauthenticated(
+                "This is a compute secret, which only adds nodes.", "Use your API secret."
+            )
+        found = self._db.read(lambda conn: identity.user_by_hash(conn, digest(secret)))
+        if found is None or found[0].revoked_at is not None:
+            raise Unauthenticated(
+                "This API secret is not known, or was revoked.",
+                "Ask an admin of your group for a new one.",
+            )
+        user, group = found
+        self._note_use(user)
+        role = Role.ADMIN if user.admin else Role.MEMBER
+        return Caller(group=group, role=role, user=user)
+
+    def by_group_token(self, token: str) -> Caller:
+        """A reader of a group's activity. Raises Unauthenticated."""
+        group = self._db.read(lambda conn: identity.group_by_token(conn, token))
+        if group is None:
+            raise Unauthenticated("This group token is not known.", "Ask an admin of your group.")
+        return Caller(group=group, role=Role.READER, user=None)
+
+    def _note_use(self, user: User) -> None:
+        now = self._clock()
+        if user.last_used_at is None or now - user.last_used_at >= _LAST_USED_EVERY_S:
+            self._db.write(lambda conn: identity.touch_last_used(conn, user.id, now))
+
+
+def require_user(caller: Caller) -> User:
+    """The user behind a caller. Raises Forbidden for a group token, which only reads."""
+    if caller.user is None:
+        raise Forbidden("A group token only reads.", "Use your API secret.")
+    return caller.user
+
+
+def require_admin(caller: Caller) -> User:
+    """The admin behind a caller. Raises Forbidden."""
+    user = require_user(caller)
+    if caller.role is not Role.ADMIN:
+        raise Forbidden("Only an admin of the group may do this.", "Ask one of your admins.")
+    return user

@@ -1,0 +1,239 @@
+"""Hands waiting jobs over: claims shortly, calls the connector outside any transaction.
+
+A crash or a lost answer between call and record is harmless: the claim runs
+out, is taken again, and the connector is called with the same id, create-only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import msgspec
+
+from bridge import log
+from bridge.connectors.base import Capacity, Connector, Room
+from bridge.core.queue import choose
+from bridge.core.verdict import End
+from bridge.core.write import end_attempt
+from bridge.db import attempts, identity
+from bridge.db import jobs as jobs_db
+from bridge.db.attempts import AttemptOfJob
+from bridge.db.engine import Connection, Database
+from bridge.errors import ConnectorUnavailable, JobRejected
+from bridge.models.attempt import AttemptSpec, Cause, Handle
+from bridge.models.identity import Group
+from bridge.models.ids import new_id
+from bridge.models.job import JobState
+
+_log = log.get(__name__)
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How the feeder goes; seconds."""
+
+    window: int = 64  # handed over and not yet started, per group
+    claim_ttl_s: float = 60
+    threads: int = 8
+
+
+class Feeder:
+    """One pass is ``step``; the daemon calls it when woken and every interval."""
+
+    def __init__(
+        self,
+        db: Database,
+        connectors: Mapping[str, Connector],
+        *,
+        prefix: str,
+        pace: Pace,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._db = db
+        self._connectors = connectors
+        self._prefix = prefix
+        self._pace = pace
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(pace.threads, thread_name_prefix="hand-over")
+        self._not_before: dict[str, float] = {}
+
+    def step(self) -> int:
+        """Hand over what can start now; returns how many attempts were handed over."""
+        count = 0
+        for name, connector in self._connectors.items():
+            if self._clock() < self._not_before.get(name, 0.0):
+                continue
+            try:
+                count += self._hand_over(connector, self._reclaim(connector))
+                for group in self._groups(name):
+                    count += self._feed(connector, group)
+            except ConnectorUnavailable as away:
+                self._back_off(connector, away)
+        return count
+
+    def close(self) -> None:
+        """Wait for calls under way, then stop."""
+        self._pool.shutdown(wait=True)
+
+    def native_id(self, job_id: UUID, number: int) -> str:
+        """The deterministic name of an attempt at its scheduler."""
+        return f"{self._prefix}{job_id.hex}-{number}"
+
+    def _groups(self, connector: str) -> list[Group]:
+        def read(conn: Connection) -> list[Group]:
+            waiting = [identity.group_by_id(conn, one) for one in jobs_db.groups_waiting(conn)]
+            return [group for group in waiting if group and group.connector == connector]
+
+        return self._db.read(read)
+
+    def _reclaim(self, connector: Connector) -> list[AttemptOfJob]:
+        now = self._clock()
+        if not self._db.read(lambda conn: attempts.any_expired(conn, connector.name, now)):
+            return []
+        return self._db.write(
+            lambda conn: attempts.reclaim(
+                conn,
+                connector.name,
+                token=new_id(),
+                now=now,
+                expires_at=now + self._pace.claim_ttl_s,
+                limit=self._pace.window,
+            )
+        )
+
+    def _feed(self, connector: Connector, group: Group) -> int:
+        room = None
+        if isinstance(connector, Capacity):
+            room = connector.room(group.namespace, group.node_pool)
+        claimed = self._claim(connector, group, room)
+        return self._hand_over(connector, claimed)
+
+    def _claim(self, connector: Connector, group: Group, room: Room | None) -> list[AttemptOfJob]:
+        now = self._clock()
+
+        def read(conn: Connection) -> tuple[int, list[jobs_db.Waiting]]:
+            pending = attempts.count_waiting_to_start(conn, connector.name, group.id)
+            return pending, jobs_db.waiting(conn, group.id, self._pace.window)
+
+        pending, waiting = self._db.read(read)
+        choice = choose(waiting, window=self._pace.window - pending, room=room)
+
+        def write(conn: Connection) -> list[AttemptOfJob]:
+            for job in choice.too_big:
+                jobs_db.move(
+                    conn,
+                    job.id,
+                    frm={JobState.RECEIVED},
+                    to=JobState.FAILED,
+                    cause=Cause.REJECTED.value,
+                    reason=_too_big(job, room),
+                    ended_at=now,
+                )
+            return attempts.claim(
+                conn,
+                [job.id for job in choice.now],
+                attempts.Claim(
+                    connector=connector.name,
+                    namespace=group.namespace,
+                    native_id=self.native_id,
+                    token=new_id(),
+                    now=now,
+                    expires_at=now + self._pace.claim_ttl_s,
+                ),
+            )
+
+        return self._db.write(write) if choice.now or choice.too_big else []
+
+    def _hand_over(self, connector: Connector, claimed: Sequence[AttemptOfJob]) -> int:
+        if not claimed:
+            return 0
+        groups = self._db.read(
+            lambda conn: {
+                group_id: identity.group_by_id(conn, group_id)
+                for group_id in {one.job.group_id for one in claimed}
+            }
+        )
+        calls = [
+            self._pool.submit(self._submit, connector, one, groups[one.job.group_id])
+            for one in claimed
+        ]
+        away: ConnectorUnavailable | None = None
+        count = 0
+        for call in calls:
+            try:
+                count += call.result()
+            except ConnectorUnavailable as exc:
+                away = exc
+        if away is not None:
+            raise away
+        return count
+
+    def _submit(self, connector: Connector, one: AttemptOfJob, group: Group | None) -> int:
+        if group is None:
+            raise AssertionError(f"job {one.job.id} belongs to no group")
+        token = one.attempt.claim_token
+        assert token is not None
+        try:
+            connector.submit(spec_of(one, group))
+        except JobRejected as exc:
+            self._reject(one, exc)
+            return 0
+        now = self._clock()
+        recorded = self._db.write(
+            lambda conn: attempts.record_submitted(conn, one.attempt.id, token=token, now=now)
+        )
+        _log.info(
+            "action=submit job=%s attempt=%d connector=%s recorded=%s",
+            one.job.id,
+            one.attempt.number,
+            connector.name,
+            recorded,
+        )
+        return int(recorded)
+
+    def _reject(self, one: AttemptOfJob, why: JobRejected) -> None:
+        end = End(
+            job=JobState.FAILED, cause=Cause.REJECTED, reason=why.message, ended_at=self._clock()
+        )
+        self._db.write(lambda conn: end_attempt(conn, one, end))
+        _log.warning("action=reject job=%s reason=%s", one.job.id, why.message)
+
+    def _back_off(self, connector: Connector, away: ConnectorUnavailable) -> None:
+        self._not_before[connector.name] = self._clock() + away.retry_after
+        _log.warning(
+            "action=feed connector=%s unavailable=%s retry_after=%.0f",
+            connector.name,
+            away.message,
+            away.retry_after,
+        )
+
+
+def spec_of(one: AttemptOfJob, group: Group) -> AttemptSpec:
+    """What the connector is handed for one attempt."""
+    job = one.job
+    return AttemptSpec(
+        handle=Handle(one.attempt.native_id, one.attempt.namespace),
+        job_id=job.id,
+        number=one.attempt.number,
+        group=group.name,
+        code_bucket=group.code_bucket,
+        node_pool=group.node_pool,
+        generation=group.generation,
+        bucket_id=job.bucket_id,
+        image=job.image,
+        input_sha256=job.input_sha256,
+        cores=job.cores,
+        memory_mb=job.memory_mb,
+        time_limit_s=job.time_limit_s,
+        priority=job.priority,
+    )
+
+
+def _too_big(job: jobs_db.Waiting, room: Room | None) -> str:
+    assert room is not None
+    return (
+        f"no machine is large enough: {job.cores} cores and {job.memory_mb} MiB asked for, "
+        f"the largest has {room.cores_total} cores and {room.memory_total_mb} MiB"
+    )

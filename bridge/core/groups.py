@@ -1,0 +1,219 @@
+"""Groups, their members and their secrets."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Final
+
+from bridge.core.access import require_admin
+from bridge.db import audit, identity
+from bridge.db.engine import Connection, Database
+from bridge.errors import Conflict, InvalidRequest, NotFound
+from bridge.models.identity import Caller, Group, User
+from bridge.models.secret import SecretKind, digest, new_group_token, new_secret
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_OPERATOR: Final = "operator"
+
+
+class Groups:
+    """The rules of membership. A new secret is returned once and kept as a hash."""
+
+    def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
+        self._db = db
+        self._clock = clock
+
+    def add_group(
+        self,
+        name: str,
+        admin: str,
+        *,
+        connector: str,
+        namespace: str | None = None,
+        node_pool: str | None = None,
+    ) -> tuple[Group, str]:
+        """A new group with its first admin, whose secret is returned (operator, on the host).
+
+        Namespace and node pool are ``g-<group>`` unless given.
+        Raises InvalidRequest, Conflict.
+        """
+        _check_name("group", name)
+        _check_name("user", admin)
+        secret = new_secret(SecretKind.API)
+        default = f"g-{name.lower().replace('.', '-').replace('_', '-')}"
+
+        def write(conn: Connection) -> Group:
+            if identity.group_by_name(conn, name) is not None:
+                raise Conflict(f"A group {name!r} exists already.", "Choose another name.")
+            now = self._clock()
+            group = identity.add_group(
+                conn,
+                name=name,
+                token=new_group_token(),
+                connector=connector,
+                namespace=namespace or default,
+                node_pool=node_pool or default,
+                now=now,
+            )
+            identity.add_user(
+                conn, group_id=group.id, name=admin, admin=True, secret_hash=digest(secret), now=now
+            )
+            self._audit(conn, group, _OPERATOR, "group.add", name)
+            return group
+
+        return self._db.write(write), secret
+
+    def list_groups(self) -> list[Group]:
+        """All groups (operator, on the host)."""
+        return self._db.read(identity.list_groups)
+
+    def add_user(self, caller: Caller, name: str, admin: bool) -> str:
+        """Add a member; returns the API secret, the only time it is shown.
+
+        Raises Forbidden, InvalidRequest, Conflict (also for the name of a revoked
+        user: names identify jobs and audit entries for good).
+        """
+        me = require_admin(caller)
+        _check_name("user", name)
+        secret = new_secret(SecretKind.API)
+
+        def write(conn: Connection) -> None:
+            identity.lock_group(conn, caller.group.id)
+            old = identity.user_by_name(conn, caller.group.id, name)
+            if old is not None:
+                which = "revoked user" if old.revoked_at is not None else "user"
+                raise Conflict(
+                    f"There is already a {which} {name!r} in the group.", "Choose another name."
+                )
+            identity.add_user(
+                conn,
+                group_id=caller.group.id,
+                name=name,
+                admin=admin,
+                secret_hash=digest(secret),
+                now=self._clock(),
+            )
+            self._audit(conn, caller.group, me.name, "user.add", name, "admin" if admin else None)
+
+        self._db.write(write)
+        return secret
+
+    def list_users(self, caller: Caller) -> list[User]:
+        """All members, revoked ones too. Raises Forbidden."""
+        require_admin(caller)
+        return self._db.read(lambda conn: identity.list_users(conn, caller.group.id))
+
+    def revoke(self, caller: Caller, name: str) -> User:
+        """End a member's access at once; jobs and data stay, queued jobs go on.
+
+        Repeating is fine. Raises Forbidden, NotFound, Conflict (the last admin).
+        """
+        me = require_admin(caller)
+
+        def write(conn: Connection) -> User:
+            user = self._locked_user(conn, caller.group, name)
+            if user.revoked_at is None:
+                self._keep_an_admin(conn, caller.group, user)
+                identity.revoke(conn, user.id, self._clock())
+                self._audit(conn, caller.group, me.name, "user.revoke", name)
+            return self._user(conn, caller.group, name)
+
+        return self._db.write(write)
+
+    def set_admin(self, caller: Caller, name: str, admin: bool) -> User:
+        """Make a member an admin, or no longer one.
+
+        Raises Forbidden, NotFound, Conflict (the last admin).
+        """
+        me = require_admin(caller)
+
+        def write(conn: Connection) -> User:
+            user = self._locked_user(conn, caller.group, name)
+            if user.admin and not admin:
+                self._keep_an_admin(conn, caller.group, user)
+            identity.set_admin(conn, user.id, admin)
+            self._audit(conn, caller.group, me.name, "user.admin", name, str(admin).lower())
+            return self._user(conn, caller.group, name)
+
+        return self._db.write(write)
+
+    def rotate_compute_secret(self, caller: Caller) -> str:
+        """Set or replace the group's compute secret; the old one ends at once.
+
+        Raises Forbidden.
+        """
+        me = require_admin(caller)
+        secret = new_secret(SecretKind.COMPUTE)
+
+        def write(conn: Connection) -> None:
+            identity.lock_group(conn, caller.group.id)
+            identity.set_compute_secret(
+                conn, caller.group.id, digest(secret), caller.group.generation
+            )
+            self._audit(conn, caller.group, me.name, "compute-secret.rotate", caller.group.name)
+
+        self._db.write(write)
+        return secret
+
+    def reset_secret(self, group_name: str, user_name: str) -> str:
+        """A new secret for a member, also a revoked one (operator, on the host).
+
+        Raises NotFound.
+        """
+        secret = new_secret(SecretKind.API)
+
+        def write(conn: Connection) -> None:
+            group = identity.group_by_name(conn, group_name)
+            if group is None:
+                raise NotFound(f"There is no group {group_name!r}.", "nomad-bridge groups list")
+            user = self._locked_user(conn, group, user_name)
+            identity.set_secret(conn, user.id, digest(secret))
+            self._audit(conn, group, _OPERATOR, "user.reset-secret", user_name)
+
+        self._db.write(write)
+        return secret
+
+    def _locked_user(self, conn: Connection, group: Group, name: str) -> User:
+        identity.lock_group(conn, group.id)
+        return self._user(conn, group, name)
+
+    def _user(self, conn: Connection, group: Group, name: str) -> User:
+        user = identity.user_by_name(conn, group.id, name)
+        if user is None:
+            raise NotFound(f"There is no user {name!r} in the group.", "nomad-bridge users list")
+        return user
+
+    def _keep_an_admin(self, conn: Connection, group: Group, user: User) -> None:
+        if user.admin and identity.count_admins(conn, group.id) <= 1:
+            raise Conflict(
+                f"{user.name!r} is the last admin of the group.", "Add another admin first."
+            )
+
+    def _audit(
+        self,
+        conn: Connection,
+        group: Group,
+        actor: str,
+        action: str,
+        target: str,
+        detail: str | None = None,
+    ) -> None:
+        audit.record(
+            conn,
+            group_id=group.id,
+            actor=actor,
+            action=action,
+            target=target,
+            detail=detail,
+            now=self._clock(),
+        )
+
+
+def _check_name(what: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"{name!r} is no {what} name.",
+            "Use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit.",
+        )

@@ -1,0 +1,230 @@
+"""Attempt + observation + now → what to do: pure, the heart of reconciliation.
+
+A scheduler that cannot be asked never gets here; ``UNKNOWN`` and ``GONE``
+become an end only after their grace, and never a success.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from bridge.models.attempt import (
+    Attempt,
+    AttemptState,
+    Cause,
+    Observation,
+    Observed,
+)
+from bridge.models.job import Job, JobState, Phase
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """How long we wait for what, in seconds."""
+
+    node_lost_after_s: float = 600
+    gone_grace_s: float = 30
+    stop_again_s: float = 30  # a stop that shows no effect is asked for again
+    call_deadline_s: float = 60  # after a claim ran out, its call may still be under way
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempt is over. ``job`` RECEIVED means: another attempt."""
+
+    job: JobState
+    cause: Cause | None
+    reason: str | None
+    exit_code: int | None = None
+    node: str | None = None
+    started_at: float | None = None
+    ended_at: float
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempt goes on; what is known of it now."""
+
+    attempt: AttemptState
+    job: JobState
+    phase: Phase | None = None
+    reason: str | None = None
+    node: str | None = None
+    started_at: float | None = None
+    missing_since: float | None = None
+    unknown_since: float | None = None
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What to record (end or progress), and whether to ask for a stop first."""
+
+    end: End | None = None
+    progress: Progress | None = None
+    stop: Cause | None = None
+
+
+_WORDS: Final = {
+    Cause.NODE_LOST: "the node running it was lost",
+    Cause.OOM: "killed: out of memory",
+    Cause.INPUT_MISSING: "Input files missing",
+    Cause.IMAGE_MISSING: "image not found",
+    Cause.STORAGE: "the storage could not be reached",
+    Cause.DRAINED: "the node was drained",
+    Cause.CANCELED: "stopped at the scheduler, not by the bridge",
+    Cause.INTERNAL: "an internal fault",
+}
+
+
+def decide(
+    job: Job, attempt: Attempt, seen: Observation, *, now: float, policy: Policy
+) -> Decision:
+    """What one look at one attempt means."""
+    match seen.state:
+        case Observed.ENDED:
+            return Decision(end=_ended(job, attempt, seen, now))
+        case Observed.GONE:
+            return _gone(job, attempt, now, policy)
+        case Observed.UNKNOWN:
+            return _unknown(job, attempt, seen, now, policy)
+        case _:
+            return _alive(job, attempt, seen, now, policy)
+
+
+def _ended(job: Job, attempt: Attempt, seen: Observation, now: float) -> End:
+    state, cause, reason = _outcome(job, attempt, seen)
+    return End(
+        job=state,
+        cause=cause,
+        reason=reason,
+        exit_code=seen.exit_code,
+        node=seen.node or attempt.node,
+        started_at=seen.started_at or attempt.started_at,
+        ended_at=seen.ended_at or now,
+    )
+
+
+def _outcome(
+    job: Job, attempt: Attempt, seen: Observation
+) -> tuple[JobState, Cause | None, str | None]:
+    if seen.cause is None:
+        return JobState.COMPLETED, None, None
+    if job.cancel_requested_at is not None:
+        return JobState.CANCELED, Cause.CANCELED, None
+    stopped = seen.cause in (Cause.CANCELED, Cause.EXIT)
+    if stopped and attempt.stop_cause is Cause.TIMEOUT:
+        return JobState.FAILED, Cause.TIMEOUT, _time_limit(job)
+    if seen.cause is Cause.WITHDRAWN or (stopped and attempt.stop_cause is Cause.WITHDRAWN):
+        return JobState.RECEIVED, Cause.WITHDRAWN, seen.reason
+    return JobState.FAILED, seen.cause, seen.reason or _words(seen.cause, seen.exit_code)
+
+
+def _words(cause: Cause, exit_code: int | None) -> str:
+    if cause is Cause.EXIT:
+        return f"exit code {exit_code}"
+    return _WORDS.get(cause, cause.value.replace("_", " "))
+
+
+def _time_limit(job: Job) -> str:
+    return f"time limit of {job.time_limit_s} s reached"
+
+
+def _asked_to_stop(job: Job, attempt: Attempt, lost: Cause, reason: str, now: float) -> End:
+    """End an attempt of which nothing more will be heard."""
+    state, cause, words = JobState.FAILED, lost, reason
+    if job.cancel_requested_at is not None:
+        return End(job=JobState.CANCELED, cause=Cause.CANCELED, reason=None, ended_at=now)
+    if attempt.stop_cause is Cause.TIMEOUT:
+        cause, words = Cause.TIMEOUT, _time_limit(job)
+    if attempt.stop_cause is Cause.WITHDRAWN:
+        state, cause = JobState.RECEIVED, Cause.WITHDRAWN
+    return End(
+        job=state,
+        cause=cause,
+        reason=words,
+        node=attempt.node,
+        started_at=attempt.started_at,
+        ended_at=now,
+    )
+
+
+def _gone(job: Job, attempt: Attempt, now: float, policy: Policy) -> Decision:
+    if attempt.state is AttemptState.CLAIMED:
+        # Only looked at after the claim ran out and a stop was asked for. The
+        # call may still be on its way; wait until it cannot be any more.
+        if now < (attempt.claim_expires_at or now) + policy.call_deadline_s:
+            return Decision()
+        return Decision(
+            end=_asked_to_stop(job, attempt, Cause.INTERNAL, "never reached the scheduler", now)
+        )
+    since = attempt.missing_since or now
+    if now - since >= policy.gone_grace_s:
+        return Decision(
+            end=_asked_to_stop(
+                job, attempt, Cause.INTERNAL, "the scheduler no longer knows the job", now
+            )
+        )
+    return Decision(progress=_same(job, attempt, missing_since=since))
+
+
+def _unknown(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Policy) -> Decision:
+    since = attempt.unknown_since or now
+    if now - since >= policy.node_lost_after_s:
+        words = f"node {seen.node or attempt.node or '?'} out of touch for {now - since:.0f} s"
+        end = _asked_to_stop(job, attempt, Cause.NODE_LOST, words, now)
+        return Decision(end=end, stop=end.cause)
+    reason = seen.reason or f"node {seen.node or attempt.node or '?'} is out of touch"
+    progress = _same(job, attempt, unknown_since=since, reason=reason)
+    return Decision(progress=progress, stop=_wanted_stop(job, attempt, now, policy))
+
+
+def _same(
+    job: Job,
+    attempt: Attempt,
+    *,
+    missing_since: float | None = None,
+    unknown_since: float | None = None,
+    reason: str | None = None,
+) -> Progress:
+    return Progress(
+        attempt=attempt.state,
+        job=job.state,
+        phase=job.phase,
+        reason=reason,
+        node=attempt.node,
+        started_at=attempt.started_at,
+        missing_since=missing_since,
+        unknown_since=unknown_since,
+    )
+
+
+def _alive(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Policy) -> Decision:
+    running = seen.state is Observed.RUNNING or attempt.state is AttemptState.RUNNING
+    started_at = seen.started_at or attempt.started_at
+    progress = Progress(
+        attempt=AttemptState.RUNNING if running else AttemptState.SUBMITTED,
+        job=JobState.RUNNING if running else JobState.SUBMITTED,
+        phase=seen.phase,
+        reason=seen.reason,
+        node=seen.node or attempt.node,
+        started_at=started_at,
+    )
+    stop = _wanted_stop(job, attempt, now, policy)
+    overdue = (
+        seen.state is Observed.RUNNING
+        and seen.phase is not Phase.UPLOADING
+        and started_at is not None
+        and now - started_at > job.time_limit_s
+    )
+    if stop is None and attempt.stop_cause is None and overdue:
+        stop = Cause.TIMEOUT
+    return Decision(progress=progress, stop=stop)
+
+
+def _wanted_stop(job: Job, attempt: Attempt, now: float, policy: Policy) -> Cause | None:
+    """The stop to ask the scheduler for now: a new one, or one that had no effect."""
+    if attempt.stop_cause is None:
+        return Cause.CANCELED if job.cancel_requested_at is not None else None
+    asked = attempt.stop_requested_at or 0.0
+    sent = attempt.stop_sent_at
+    if sent is None or now - max(asked, sent) >= policy.stop_again_s:
+        return attempt.stop_cause
+    return None

@@ -1,0 +1,94 @@
+"""Recording what became of an attempt: attempt and job in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from bridge.core.verdict import End, Progress
+from bridge.db import attempts
+from bridge.db import jobs as jobs_db
+from bridge.db.attempts import AttemptOfJob
+from bridge.db.engine import Connection
+from bridge.models.attempt import LIVE_ATTEMPT, Attempt, AttemptState
+from bridge.models.job import Job, JobState
+
+
+def end_attempt(conn: Connection, one: AttemptOfJob, end: End) -> bool:
+    """End an attempt and move its job; False when somebody else already did."""
+    ended = attempts.change(
+        conn,
+        one.attempt.id,
+        frm=LIVE_ATTEMPT,
+        state=AttemptState.ENDED.value,
+        started_at=end.started_at,
+        ended_at=end.ended_at,
+        node=end.node,
+        exit_code=end.exit_code,
+        cause=end.cause.value if end.cause else None,
+        reason=end.reason,
+        claim_token=None,
+        claim_expires_at=None,
+    )
+    if not ended:
+        return False
+    final = end.job is not JobState.RECEIVED
+    return jobs_db.move(
+        conn,
+        one.job.id,
+        frm={JobState.SUBMITTED, JobState.RUNNING},
+        to=end.job,
+        phase=None,
+        reason=end.reason,
+        cause=end.cause.value if end.cause and final else None,
+        exit_code=end.exit_code if final else None,
+        node=end.node if final else None,
+        started_at=end.started_at if final else None,
+        ended_at=end.ended_at if final else None,
+    )
+
+
+class News(msgspec.Struct, frozen=True):
+    """What a look at a live attempt adds to what is stored."""
+
+    attempt: dict[str, object]
+    job: dict[str, object]
+    to: JobState
+
+    def __bool__(self) -> bool:
+        return bool(self.attempt or self.job)
+
+
+def news_of(one: AttemptOfJob, seen: Progress) -> News:
+    """The columns that ``seen`` changes; empty for most looks at most attempts."""
+    attempt = {
+        "state": seen.attempt,
+        "node": seen.node,
+        "started_at": seen.started_at,
+        "missing_since": seen.missing_since,
+        "unknown_since": seen.unknown_since,
+    }
+    job = {
+        "state": seen.job,
+        "phase": seen.phase,
+        "reason": seen.reason,
+        "node": seen.node,
+        "started_at": seen.started_at,
+    }
+    return News(_changed(one.attempt, attempt), _changed(one.job, job), seen.job)
+
+
+def record_progress(conn: Connection, one: AttemptOfJob, news: News) -> None:
+    """Record news of a live attempt, unless it has ended meanwhile."""
+    if news.attempt and not attempts.change(conn, one.attempt.id, frm=LIVE_ATTEMPT, **news.attempt):
+        return
+    rest = {name: value for name, value in news.job.items() if name != "state"}
+    if "state" in news.job:
+        jobs_db.move(conn, one.job.id, frm={one.job.state}, to=news.to, **rest)
+    elif rest:
+        jobs_db.touch(conn, one.job.id, state={one.job.state}, **rest)
+
+
+def _changed(stored: Attempt | Job, seen: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in seen.items() if getattr(stored, name) != value}

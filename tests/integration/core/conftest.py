@@ -1,0 +1,85 @@
+"""Core services on a real database (both kinds) with a scheduler in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import pytest
+
+from bridge.core.access import Access
+from bridge.core.feeder import Feeder, Pace
+from bridge.core.groups import Groups
+from bridge.core.jobs import Jobs
+from bridge.core.reconcile import Reconciler
+from bridge.core.verdict import Policy
+from bridge.db.engine import Database
+from bridge.models.identity import Caller
+from bridge.models.job import Job, NewJob
+from tests.support.fake_connector import FakeConnector
+
+
+@dataclass
+class Clock:
+    """Time that only moves when told to."""
+
+    now: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class House:
+    """One bridge without HTTP: group ``lab`` with admin ``root`` and user ``ada``."""
+
+    db: Database
+    clock: Clock = field(default_factory=Clock)
+    scheduler: FakeConnector = field(default_factory=FakeConnector)
+
+    def __post_init__(self) -> None:
+        connectors = {"local": self.scheduler}
+        self.access = Access(self.db, self.clock)
+        self.groups = Groups(self.db, self.clock)
+        self.jobs = Jobs(self.db, clock=self.clock)
+        self.feeder = Feeder(
+            self.db, connectors, prefix="bridge-t-", pace=Pace(threads=2), clock=self.clock
+        )
+        self.reconciler = Reconciler(self.db, connectors, policy=Policy(), clock=self.clock)
+        _, secret = self.groups.add_group("lab", "root", connector="local")
+        self.compute_secret = self.groups.rotate_compute_secret(self.access.by_secret(secret))
+        self.root = self.access.by_secret(secret)
+        self.ada = self.add_user("ada")
+
+    def add_user(self, name: str, admin: bool = False) -> Caller:
+        return self.access.by_secret(self.groups.add_user(self.root, name, admin))
+
+    def submit(self, caller: Caller | None = None, **fields: object) -> Job:
+        new = {"bucket_id": uuid4(), "image": "busybox:1"} | fields
+        return self.jobs.submit(caller or self.ada, NewJob(**new))  # type: ignore[arg-type]
+
+    def job(self, job: Job) -> Job:
+        return self.jobs.get(self.root, job.id)
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    def step(self) -> None:
+        self.feeder.step()
+        self.reconciler.step()
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    database.upgrade()
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def house(db: Database) -> Iterator[House]:
+    built = House(db)
+    yield built
+    built.feeder.close()

@@ -1,0 +1,109 @@
+"""Groups, users and secrets."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from bridge.db import audit
+from bridge.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
+from bridge.models.job import JobState
+from bridge.models.secret import digest
+from tests.integration.core.conftest import House
+
+
+class TestSecrets:
+    def test_revoked_at_once_and_queued_jobs_go_on(self, house: House) -> None:
+        secret = house.groups.add_user(house.root, "bob", False)
+        job = house.submit(house.access.by_secret(secret))
+        house.groups.revoke(house.root, "bob")
+        with pytest.raises(Unauthenticated):
+            house.access.by_secret(secret)
+        house.step()
+        assert house.job(job).state is JobState.SUBMITTED
+
+    def test_unknown_and_revoked_answer_the_same(self, house: House) -> None:
+        secret = house.groups.add_user(house.root, "bob", False)
+        house.groups.revoke(house.root, "bob")
+        with pytest.raises(Unauthenticated) as revoked:
+            house.access.by_secret(secret)
+        with pytest.raises(Unauthenticated) as unknown:
+            house.access.by_secret("nbapi_" + "x" * 52)
+        assert revoked.value.message == unknown.value.message
+
+    def test_the_wrong_kind_is_named(self, house: House) -> None:
+        with pytest.raises(Unauthenticated, match="compute secret"):
+            house.access.by_secret(house.compute_secret)
+
+    def test_rotation_ends_the_old_one(self, house: House) -> None:
+        from bridge.db import identity
+
+        new = house.groups.rotate_compute_secret(house.root)
+        stored = house.db.read(lambda conn: identity.compute_hash(conn, house.root.group.id))
+        assert stored == digest(new) != digest(house.compute_secret)
+
+    def test_operator_resets_a_lost_one(self, house: House) -> None:
+        new = house.groups.reset_secret("lab", "ada")
+        assert house.access.by_secret(new).user.name == "ada"  # type: ignore[union-attr]
+        with pytest.raises(NotFound):
+            house.groups.reset_secret("lab", "nobody")
+        with pytest.raises(NotFound):
+            house.groups.reset_secret("nowhere", "ada")
+
+
+class TestMembers:
+    @pytest.mark.parametrize("name", ["", " ", "a b", "-a", "ä", "a\n", "x" * 65, "a/b"])
+    def test_bad_names_are_refused(self, house: House, name: str) -> None:
+        with pytest.raises(InvalidRequest):
+            house.groups.add_user(house.root, name, False)
+
+    def test_names_are_unique_for_good(self, house: House) -> None:
+        with pytest.raises(Conflict):
+            house.groups.add_user(house.root, "ada", False)
+        house.groups.revoke(house.root, "ada")
+        with pytest.raises(Conflict, match="revoked"):
+            house.groups.add_user(house.root, "ada", False)
+
+    def test_regular_users_manage_nobody(self, house: House) -> None:
+        for act in (
+            lambda: house.groups.add_user(house.ada, "eve", True),
+            lambda: house.groups.revoke(house.ada, "root"),
+            lambda: house.groups.rotate_compute_secret(house.ada),
+            lambda: house.groups.list_users(house.ada),
+            lambda: house.groups.set_admin(house.ada, "ada", True),
+        ):
+            with pytest.raises(Forbidden):
+                act()
+
+    def test_the_last_admin_stays(self, house: House) -> None:
+        with pytest.raises(Conflict, match="last admin"):
+            house.groups.revoke(house.root, "root")
+        with pytest.raises(Conflict, match="last admin"):
+            house.groups.set_admin(house.root, "root", False)
+
+    def test_two_admins_revoking_each_other_leave_one(self, house: House) -> None:
+        house.add_user("boss", admin=True)
+        start = threading.Barrier(2)
+
+        def revoke(name: str) -> None:
+            start.wait(5)
+            try:
+                house.groups.revoke(house.root, name)
+            except Conflict:
+                refused.append(name)
+
+        refused: list[str] = []
+        threads = [threading.Thread(target=revoke, args=(name,)) for name in ("root", "boss")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert len(refused) == 1
+
+    def test_what_was_done_is_on_record(self, house: House) -> None:
+        house.groups.revoke(house.root, "ada")
+        entries = house.db.read(lambda conn: audit.find(conn, house.root.group.id))
+        assert [(entry.actor, entry.action, entry.target) for entry in entries][:1] == [
+            ("root", "user.revoke", "ada")
+        ]

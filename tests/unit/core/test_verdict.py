@@ -1,0 +1,267 @@
+"""Attempt + observation + now → what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.core.verdict import Decision, End, Policy, decide
+from bridge.models.attempt import Attempt, AttemptState, Cause, Observation, Observed
+from bridge.models.ids import new_id
+from bridge.models.job import MOVES, Job, JobState, Phase
+
+NOW = 10_000.0
+POLICY = Policy(node_lost_after_s=600, gone_grace_s=30, stop_again_s=30, call_deadline_s=60)
+
+
+def job(**changes: Any) -> Job:
+    base = Job(
+        id=new_id(),
+        group_id=new_id(),
+        user_id=new_id(),
+        user="ada",
+        bucket_id=uuid4(),
+        image="a:1",
+        name="n",
+        set=None,
+        cores=1,
+        memory_mb=100,
+        time_limit_s=100,
+        priority=50,
+        hold=False,
+        input_sha256=None,
+        labels={},
+        state=JobState.SUBMITTED,
+        phase=None,
+        reason=None,
+        attempt=1,
+        created_at=0.0,
+        started_at=None,
+        ended_at=None,
+        exit_code=None,
+        cause=None,
+        node=None,
+        cancel_requested_at=None,
+        prune_requested_at=None,
+        pruned_at=None,
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def attempt(**changes: Any) -> Attempt:
+    base = Attempt(
+        id=new_id(),
+        job_id=new_id(),
+        number=1,
+        connector="local",
+        native_id="bridge-x-1",
+        namespace="",
+        state=AttemptState.SUBMITTED,
+        claim_token=None,
+        claim_expires_at=None,
+        claimed_at=0.0,
+        submitted_at=1.0,
+        started_at=None,
+        ended_at=None,
+        node="n1",
+        exit_code=None,
+        cause=None,
+        reason=None,
+        stop_cause=None,
+        stop_requested_at=None,
+        stop_sent_at=None,
+        missing_since=None,
+        unknown_since=None,
+        forgotten_at=None,
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def ended(cause: Cause | None, **more: Any) -> Observation:
+    return Observation(state=Observed.ENDED, cause=cause, **more)
+
+
+def look(one: Attempt, seen: Observation, of: Job | None = None) -> Decision:
+    return decide(of or job(), one, seen, now=NOW, policy=POLICY)
+
+
+def end_of(decision: Decision) -> End:
+    assert decision.end is not None
+    return decision.end
+
+
+class TestEnded:
+    def test_success_is_completed_without_a_reason(self) -> None:
+        end = end_of(look(attempt(), ended(None, exit_code=0)))
+        assert (end.job, end.cause, end.reason, end.exit_code) == (
+            JobState.COMPLETED,
+            None,
+            None,
+            0,
+        )
+
+    def test_success_before_the_cancel_took_effect_stays_a_success(self) -> None:
+        one = attempt(stop_cause=Cause.CANCELED, stop_requested_at=NOW - 1)
+        end = end_of(look(one, ended(None, exit_code=0), job(cancel_requested_at=NOW - 1)))
+        assert end.job is JobState.COMPLETED
+
+    def test_exit_code_is_told(self) -> None:
+        end = end_of(look(attempt(), ended(Cause.EXIT, exit_code=3)))
+        assert (end.job, end.reason, end.exit_code) == (JobState.FAILED, "exit code 3", 3)
+
+    def test_missing_input_has_the_words_of_the_real_service(self) -> None:
+        end = end_of(look(attempt(), ended(Cause.INPUT_MISSING)))
+        assert (end.job, end.reason) == (JobState.FAILED, "Input files missing")
+
+    @pytest.mark.parametrize("cause", [c for c in Cause if c is not Cause.WITHDRAWN])
+    def test_asked_to_cancel_ends_canceled_without_a_reason(self, cause: Cause) -> None:
+        end = end_of(look(attempt(), ended(cause), job(cancel_requested_at=1.0)))
+        assert (end.job, end.cause, end.reason) == (JobState.CANCELED, Cause.CANCELED, None)
+
+    def test_our_own_deadline_is_a_timeout(self) -> None:
+        one = attempt(stop_cause=Cause.TIMEOUT, stop_requested_at=NOW - 5)
+        end = end_of(look(one, ended(Cause.CANCELED, exit_code=137)))
+        assert (end.job, end.cause) == (JobState.FAILED, Cause.TIMEOUT)
+        assert end.reason == "time limit of 100 s reached"
+
+    def test_stopped_by_somebody_else_is_not_called_canceled(self) -> None:
+        end = end_of(look(attempt(), ended(Cause.CANCELED)))
+        assert end.job is JobState.FAILED
+        assert "not by the bridge" in (end.reason or "")
+
+    def test_withdrawn_gets_another_attempt(self) -> None:
+        assert end_of(look(attempt(), ended(Cause.WITHDRAWN))).job is JobState.RECEIVED
+
+    def test_withdrawn_and_canceled_is_canceled(self) -> None:
+        end = end_of(look(attempt(), ended(Cause.WITHDRAWN), job(cancel_requested_at=1.0)))
+        assert end.job is JobState.CANCELED
+
+
+class TestGone:
+    GONE = Observation(state=Observed.GONE)
+
+    def test_first_look_only_notes_it(self) -> None:
+        decision = look(attempt(), self.GONE)
+        assert decision.end is None
+        assert decision.progress is not None and decision.progress.missing_since == NOW
+
+    def test_after_the_grace_it_failed_and_is_never_a_success(self) -> None:
+        end = end_of(look(attempt(missing_since=NOW - 31), self.GONE))
+        assert (end.job, end.cause) == (JobState.FAILED, Cause.INTERNAL)
+
+    def test_a_claim_somebody_canceled_waits_for_its_call(self) -> None:
+        one = attempt(
+            state=AttemptState.CLAIMED, claim_expires_at=NOW - 10, stop_cause=Cause.CANCELED
+        )
+        canceled = job(cancel_requested_at=NOW - 20)
+        assert look(one, self.GONE, canceled) == Decision()
+        late = msgspec.structs.replace(one, claim_expires_at=NOW - 61)
+        assert end_of(look(late, self.GONE, canceled)).job is JobState.CANCELED
+
+
+class TestUnknown:
+    AWAY = Observation(state=Observed.UNKNOWN, node="n1")
+
+    def test_a_short_absence_changes_no_state(self) -> None:
+        decision = look(attempt(unknown_since=NOW - 599), self.AWAY)
+        assert decision.end is None and decision.stop is None
+        assert decision.progress is not None
+        assert decision.progress.job is JobState.SUBMITTED
+        assert "out of touch" in (decision.progress.reason or "")
+
+    def test_a_long_one_is_node_lost_and_the_ghost_is_stopped(self) -> None:
+        decision = look(attempt(unknown_since=NOW - 600), self.AWAY)
+        assert end_of(decision).cause is Cause.NODE_LOST
+        assert decision.stop is Cause.NODE_LOST
+
+    def test_cancel_on_an_absent_node_becomes_final_too(self) -> None:
+        one = attempt(unknown_since=NOW - 600, stop_cause=Cause.CANCELED)
+        assert end_of(look(one, self.AWAY, job(cancel_requested_at=1.0))).job is JobState.CANCELED
+
+    def test_a_node_that_comes_back_clears_the_clock(self) -> None:
+        decision = look(attempt(unknown_since=NOW - 300), Observation(state=Observed.RUNNING))
+        assert decision.progress is not None and decision.progress.unknown_since is None
+
+
+class TestAlive:
+    def running(self, started: float, phase: Phase = Phase.EXECUTING) -> Observation:
+        return Observation(state=Observed.RUNNING, phase=phase, started_at=started, node="n1")
+
+    def test_running_shows_as_running(self) -> None:
+        decision = look(attempt(), self.running(NOW - 5))
+        assert decision.progress is not None
+        assert decision.progress.job is JobState.RUNNING
+        assert decision.progress.attempt is AttemptState.RUNNING
+
+    def test_a_running_job_never_falls_back_to_submitted(self) -> None:
+        one = attempt(state=AttemptState.RUNNING, started_at=NOW - 5)
+        decision = look(one, Observation(state=Observed.PENDING), job(state=JobState.RUNNING))
+        assert decision.progress is not None and decision.progress.job is JobState.RUNNING
+
+    def test_over_the_time_limit_is_stopped_once(self) -> None:
+        one = attempt(state=AttemptState.RUNNING, started_at=NOW - 101)
+        assert look(one, self.running(NOW - 101)).stop is Cause.TIMEOUT
+        asked = msgspec.structs.replace(
+            one, stop_cause=Cause.TIMEOUT, stop_requested_at=NOW - 1, stop_sent_at=NOW - 1
+        )
+        assert look(asked, self.running(NOW - 101)).stop is None
+
+    def test_a_stop_without_effect_is_asked_again(self) -> None:
+        one = attempt(stop_cause=Cause.TIMEOUT, stop_requested_at=NOW - 40, stop_sent_at=NOW - 31)
+        assert look(one, self.running(NOW - 101)).stop is Cause.TIMEOUT
+
+    def test_uploading_is_not_stopped_by_the_time_limit(self) -> None:
+        assert look(attempt(), self.running(NOW - 500, Phase.UPLOADING)).stop is None
+
+    def test_cancel_is_passed_on(self) -> None:
+        one = attempt(stop_cause=Cause.CANCELED, stop_requested_at=NOW - 1)
+        assert look(one, self.running(NOW - 5), job(cancel_requested_at=1.0)).stop is Cause.CANCELED
+
+
+_times = st.none() | st.floats(min_value=0, max_value=NOW)
+
+
+@given(
+    state=st.sampled_from([JobState.SUBMITTED, JobState.RUNNING]),
+    seen=st.builds(
+        Observation,
+        state=st.sampled_from(Observed),
+        phase=st.none() | st.sampled_from(Phase),
+        reason=st.none(),
+        exit_code=st.none() | st.integers(0, 255),
+        cause=st.none() | st.sampled_from(Cause),
+        node=st.none(),
+        started_at=_times,
+        ended_at=_times,
+    ),
+    canceled=_times,
+    stop=st.none() | st.sampled_from([Cause.CANCELED, Cause.TIMEOUT, Cause.WITHDRAWN]),
+    unknown=_times,
+    missing=_times,
+)
+def test_every_verdict_is_a_legal_move(
+    state: JobState,
+    seen: Observation,
+    canceled: float | None,
+    stop: Cause | None,
+    unknown: float | None,
+    missing: float | None,
+) -> None:
+    one = attempt(
+        state=AttemptState.RUNNING if state is JobState.RUNNING else AttemptState.SUBMITTED,
+        stop_cause=stop,
+        unknown_since=unknown,
+        missing_since=missing,
+    )
+    decision = look(one, seen, job(state=state, cancel_requested_at=canceled))
+    target = decision.end.job if decision.end else decision.progress and decision.progress.job
+    assert target is None or target == state or target in MOVES[state]
+    if decision.end and decision.end.job is JobState.COMPLETED:
+        assert seen.state is Observed.ENDED and seen.cause is None
+    if decision.end and decision.end.job is JobState.RECEIVED:
+        assert canceled is None
