@@ -1,0 +1,126 @@
+"""What the front doors need of the rest of the bridge, and how a request gets at it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
+from uuid import UUID
+
+from flask import Flask, current_app
+
+from bridge.api.limits import Limits, RateLimit
+from bridge.errors import Refused
+from bridge.models.identity import Caller, User
+from bridge.models.job import Job, JobState, NewJob
+
+_KEY: Final = "nomad-bridge"
+
+
+class Access(Protocol):
+    """Who is asking."""
+
+    def by_secret(self, secret: str) -> Caller:
+        """The member behind an API secret. Raises Unauthenticated."""
+
+    def by_group_token(self, token: str) -> Caller:
+        """A reader of a group. Raises Unauthenticated."""
+
+
+class Jobs(Protocol):
+    """The rules of jobs; errors are those of ``bridge.core.jobs``."""
+
+    def submit(self, caller: Caller, new: NewJob) -> Job: ...
+
+    def submit_many(
+        self, caller: Caller, items: Sequence[NewJob | Refused]
+    ) -> list[UUID | Refused]: ...
+
+    def get(self, caller: Caller, job_id: UUID) -> Job: ...
+
+    def find(
+        self,
+        caller: Caller,
+        *,
+        state: JobState | None = None,
+        user: str | None = None,
+        set: str | None = None,
+        limit: int = 100,
+        before: UUID | None = None,
+    ) -> list[Job]: ...
+
+    def activity(
+        self, caller: Caller, limit: int = 100, before: UUID | None = None
+    ) -> list[Job]: ...
+
+    def cancel(self, caller: Caller, job_id: UUID) -> Job: ...
+
+    def hold(self, caller: Caller, job_id: UUID) -> Job: ...
+
+    def release(self, caller: Caller, job_id: UUID) -> Job: ...
+
+    def prune(self, caller: Caller, job_id: UUID, deleted: bool = False) -> Job: ...
+
+
+class Groups(Protocol):
+    """The rules of membership; errors are those of ``bridge.core.groups``."""
+
+    def add_user(self, caller: Caller, name: str, admin: bool) -> str: ...
+
+    def list_users(self, caller: Caller) -> list[User]: ...
+
+    def revoke(self, caller: Caller, name: str) -> User: ...
+
+    def rotate_compute_secret(self, caller: Caller) -> str: ...
+
+
+class Finding(Protocol):
+    """One thing a check looked at; ``remedy`` says what to do when not ``ok``."""
+
+    @property
+    def what(self) -> str: ...
+
+    @property
+    def ok(self) -> bool: ...
+
+    @property
+    def detail(self) -> str: ...
+
+    @property
+    def remedy(self) -> str: ...
+
+
+class Bridge(Protocol):
+    """The bridge as its front doors see it."""
+
+    @property
+    def access(self) -> Access: ...
+
+    @property
+    def jobs(self) -> Jobs: ...
+
+    @property
+    def groups(self) -> Groups: ...
+
+    def ready(self) -> Sequence[Finding]:
+        """What a working service needs, and whether it is there. Raises nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What is shared by all requests of one application."""
+
+    bridge: Bridge
+    limits: Limits
+    requests: RateLimit  # by secret
+    failures: RateLimit  # failed authentications, by address
+
+
+def install(app: Flask, services: Services) -> None:
+    """Make ``services`` available to the requests of ``app``."""
+    app.extensions[_KEY] = services
+
+
+def services() -> Services:
+    """The services of the application that handles this request."""
+    return cast(Services, current_app.extensions[_KEY])

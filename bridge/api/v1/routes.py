@@ -1,0 +1,177 @@
+"""The bridge's own HTTP interface, ``/v1``: JSON, ``Authorization: Bearer``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+from uuid import UUID
+
+from flask import Blueprint, Response
+from msgspec import UNSET, UnsetType
+
+from bridge.api import auth
+from bridge.api.decoding import answer, body, decode, decode_many, is_array, query
+from bridge.api.paging import HINTS, Page, canonical_uuid, cut
+from bridge.api.services import services
+from bridge.api.v1 import translate
+from bridge.errors import InvalidRequest, NotFound
+from bridge.models.identity import Caller
+from bridge.models.job import Job
+
+T = TypeVar("T")
+
+blueprint = Blueprint("v1", __name__, url_prefix="/v1")
+
+
+@blueprint.post("/jobs")
+def submit() -> Response:
+    """One job (201), or an array of them (200 with one result each, in order)."""
+    caller = auth.caller()
+    data = body()
+    if is_array(data):
+        return _submit_many(caller, data)
+    new = translate.new_job(decode(translate.ONE, data), services().limits)
+    if isinstance(new, InvalidRequest):
+        raise new
+    job = services().bridge.jobs.submit(caller, new)
+    return answer(translate.job_view(job, caller), 201, {"Location": f"/v1/jobs/{job.id}"})
+
+
+def _submit_many(caller: Caller, data: bytes) -> Response:
+    limits = services().limits
+    sent = decode_many(translate.ONE, translate.MANY, data, limits.bulk_items)
+    items = [
+        item if isinstance(item, InvalidRequest) else translate.new_job(item, limits, f"$[{at}]")
+        for at, item in enumerate(sent)
+    ]
+    results = services().bridge.jobs.submit_many(caller, items)
+    return answer([translate.item_answer(result) for result in results])
+
+
+@blueprint.get("/jobs")
+def find() -> Response:
+    """The caller's jobs, newest first; for an admin, the group's."""
+    caller = auth.caller()
+    wanted = query(translate.JobQuery, translate.QUERY_HINTS)
+    jobs = services().bridge.jobs.find(
+        caller,
+        state=_given(wanted.state),
+        user=_given(wanted.user),
+        set=_given(wanted.set),
+        limit=wanted.limit + 1,
+        before=wanted.before(),
+    )
+    page, following = cut(jobs, wanted.limit)
+    return answer({"jobs": [translate.job_view(job, caller) for job in page], "next": following})
+
+
+@blueprint.get("/jobs/<job_id>")
+def get(job_id: str) -> Response:
+    """One job."""
+    return _with_job(job_id, services().bridge.jobs.get)
+
+
+@blueprint.post("/jobs/<job_id>/cancel")
+def cancel(job_id: str) -> Response:
+    """Ask that a job stops."""
+    return _with_job(job_id, services().bridge.jobs.cancel, takes_body=True)
+
+
+@blueprint.post("/jobs/<job_id>/hold")
+def hold(job_id: str) -> Response:
+    """Keep a waiting job from starting."""
+    return _with_job(job_id, services().bridge.jobs.hold, takes_body=True)
+
+
+@blueprint.post("/jobs/<job_id>/release")
+def release(job_id: str) -> Response:
+    """Let a held job start."""
+    return _with_job(job_id, services().bridge.jobs.release, takes_body=True)
+
+
+@blueprint.post("/jobs/<job_id>/prune")
+def prune(job_id: str) -> Response:
+    """Give an ended job's data up; with ``deleted``, confirm that it is gone."""
+    caller = auth.caller()
+    data = body()
+    asked = decode(translate.PRUNE, data) if data else translate.PruneRequest()
+    job = services().bridge.jobs.prune(caller, _job_id(job_id), asked.deleted)
+    return answer(translate.job_view(job, caller))
+
+
+@blueprint.get("/activity")
+def activity() -> Response:
+    """What the group runs; for anyone in it, also by group token."""
+    caller = auth.caller()
+    wanted = query(Page, HINTS)
+    jobs = services().bridge.jobs.activity(caller, wanted.limit + 1, wanted.before())
+    page, following = cut(jobs, wanted.limit)
+    return answer({"activity": [translate.activity_view(job) for job in page], "next": following})
+
+
+@blueprint.get("/users")
+def list_users() -> Response:
+    """The members of the group (admins)."""
+    users = services().bridge.groups.list_users(auth.caller())
+    return answer({"users": [translate.user_view(user) for user in users]})
+
+
+@blueprint.post("/users")
+def add_user() -> Response:
+    """A new member (admins); the only time its secret is shown."""
+    caller = auth.caller()
+    asked = decode(translate.USER, body())
+    secret = services().bridge.groups.add_user(caller, asked.name, asked.admin)
+    return answer({"name": asked.name, "admin": asked.admin, "secret": secret}, 201)
+
+
+@blueprint.delete("/users/<name>")
+def revoke_user(name: str) -> Response:
+    """End a member's access at once (admins); jobs and data stay."""
+    caller = auth.caller()
+    if not translate.is_user_name(name):
+        raise NotFound("There is no such user in the group.", "See GET /v1/users.")
+    user = services().bridge.groups.revoke(caller, name)
+    return answer(translate.user_view(user))
+
+
+@blueprint.post("/compute-secret/rotate")
+def rotate_compute_secret() -> Response:
+    """Set or replace the secret that adds nodes (admins); the only time it is shown."""
+    caller = auth.caller()
+    _no_fields()
+    return answer({"secret": services().bridge.groups.rotate_compute_secret(caller)})
+
+
+@blueprint.get("/whoami")
+def whoami() -> Response:
+    """Who the secret belongs to."""
+    return answer(translate.whoami_view(auth.caller()))
+
+
+def _with_job(
+    job_id: str, action: Callable[[Caller, UUID], Job], takes_body: bool = False
+) -> Response:
+    caller = auth.caller()
+    if takes_body:
+        _no_fields()
+    return answer(translate.job_view(action(caller, _job_id(job_id)), caller))
+
+
+def _no_fields() -> None:
+    """Refuse a field where none means anything, rather than not to heed it."""
+    data = body()
+    if data:
+        decode(translate.NOTHING, data)
+
+
+def _job_id(text: str) -> UUID:
+    """An id in a path. Raises NotFound: what is no id names no job."""
+    value = canonical_uuid(text)
+    if value is None:
+        raise NotFound("No such job or not your job.", "Job ids look like their `id` in the list.")
+    return value
+
+
+def _given(value: T | UnsetType) -> T | None:
+    return None if value is UNSET else value
