@@ -1,0 +1,176 @@
+"""Wiring: configuration → database, connectors, services. The only place that
+names concrete classes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bridge import log, resources
+from bridge.config import Config
+from bridge.connectors.base import Connector, Finding
+from bridge.connectors.local.connector import LocalConnector
+from bridge.connectors.nomad.client import Connection
+from bridge.connectors.nomad.connector import NomadConnector
+from bridge.connectors.nomad.jobspec import Settings as NomadSettings
+from bridge.core.access import Access
+from bridge.core.feeder import Feeder, Pace
+from bridge.core.groups import Groups
+from bridge.core.jobs import Jobs
+from bridge.core.reconcile import Reconciler
+from bridge.core.verdict import Policy
+from bridge.db import instance
+from bridge.db.engine import Database
+from bridge.embedded import EmbeddedS3
+from bridge.errors import BridgeError, ConfigError, Unavailable
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """Everything that runs, wired together."""
+
+    db: Database
+    connectors: Mapping[str, Connector]
+    access: Access
+    jobs: Jobs
+    groups: Groups
+    feeder: Feeder
+    reconciler: Reconciler
+    storage: EmbeddedS3 | None
+    wake: threading.Event
+
+    def ready(self) -> list[Finding]:
+        """What must be true for jobs to be taken and to move on."""
+        return [self._database(), *(self._scheduler(name) for name in self.connectors)]
+
+    def _database(self) -> Finding:
+        try:
+            self.db.ping()
+        except Unavailable as exc:
+            return Finding("database", False, exc.message, exc.hint)
+        return Finding("database", True)
+
+    def _scheduler(self, name: str) -> Finding:
+        away = self.reconciler.away.get(name)
+        remedy = "Submissions are kept and go on when it answers again." if away else ""
+        return Finding(f"connector {name}", away is None, away or "", remedy)
+
+    def close(self) -> None:
+        """Let calls under way finish, then close the database. Jobs go on."""
+        self.feeder.close()
+        self.db.close()
+
+
+def open_database(config: Config) -> Database:
+    """The database of a configuration, brought up to date. Raises ConfigError, Unavailable."""
+    db = Database(config.database.url)
+    db.upgrade()
+    return db
+
+
+def build(config: Config) -> Bridge:
+    """Wire everything together; starts nothing. Raises ConfigError, Unavailable."""
+    db = open_database(config)
+    try:
+        prefix = f"bridge-{db.write(instance.get_or_create).name}-"
+        connectors: dict[str, Connector] = {
+            name: _CONNECTORS[name](config, prefix) for name in config.connectors
+        }
+    except BridgeError:
+        db.close()
+        raise
+    wake = threading.Event()
+    queue = config.queue
+    policy = Policy(
+        node_lost_after_s=queue.node_lost_after_s,
+        gone_grace_s=queue.gone_grace_s,
+        call_deadline_s=queue.claim_ttl_s,
+    )
+    return Bridge(
+        db=db,
+        connectors=connectors,
+        access=Access(db),
+        jobs=Jobs(db, wake=wake.set),
+        groups=Groups(db),
+        feeder=Feeder(
+            db,
+            connectors,
+            prefix=prefix,
+            pace=Pace(window=queue.window, claim_ttl_s=queue.claim_ttl_s),
+        ),
+        reconciler=Reconciler(db, connectors, policy=policy, forget_after_s=queue.forget_after_s),
+        storage=embedded_storage(config),
+        wake=wake,
+    )
+
+
+def embedded_storage(config: Config) -> EmbeddedS3 | None:
+    """The S3 server of the one-machine default, or None where the group brings its own."""
+    if not config.storage.embedded:
+        return None
+    return EmbeddedS3(config.data_dir / "s3", config.storage.bind)
+
+
+def _local(config: Config, prefix: str) -> Connector:
+    local = config.local
+    return LocalConnector(
+        data_dir=config.data_dir / "local",
+        prefix=prefix,
+        node_home=local.node_home or config.data_dir / "node",
+        stage=resources.path("node-setup/bin/stage"),
+        runtime=local.runtime,
+        cores=local.cores,
+        memory_mb=local.memory_mb,
+        docker_host=local.docker_host,
+        network=local.network,
+        pids_limit=local.pids_limit,
+        upload_patience_s=config.queue.upload_patience_s,
+        stage_in_limit_s=config.queue.stage_in_limit_s,
+        max_unpacked_mb=local.max_unpacked_mb,
+        max_files=local.max_files,
+    )
+
+
+def _nomad(config: Config, prefix: str) -> Connector:
+    nomad = config.nomad
+    connection = Connection(
+        address=nomad.address,
+        region=nomad.region,
+        token=_nomad_token(config),
+        ca_file=nomad.ca_file,
+        client_cert=nomad.client_cert,
+        client_key=nomad.client_key,
+        request_timeout_s=nomad.request_timeout_s,
+    )
+    settings = NomadSettings(
+        region=nomad.region,
+        network=nomad.network,
+        upload_patience_s=config.queue.upload_patience_s,
+        stage_in_limit_s=config.queue.stage_in_limit_s,
+    )
+    return NomadConnector(connection, prefix=prefix, settings=settings, job_file=nomad.job_file)
+
+
+def _nomad_token(config: Config) -> str:
+    file: Path | None = config.nomad.token_file
+    if file is None:
+        return config.nomad.token
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"nomad.token_file: cannot read {file}: {exc}.", "Write the ACL token into it."
+        ) from exc
+    log.redact(token)
+    return token
+
+
+# A new connector is one line here; its settings are in settings.py.
+_CONNECTORS: Final[Mapping[str, Callable[[Config, str], Connector]]] = {
+    "local": _local,
+    "nomad": _nomad,
+}

@@ -1,0 +1,153 @@
+"""What several commands share: who asks, which jobs, and how amounts are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from bridge.client.workflow import Client
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
+_MEBIBYTES: Final = {"": 1, "M": 1, "MIB": 1, "MB": 1, "G": 1024, "GIB": 1024, "GB": 1024}
+_AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where the credentials are, and whether to act as admin."""
+
+    credentials: Path | None = None
+    as_admin: bool = False
+
+    def client(self, *, as_admin: bool | None = None) -> Client:
+        """A client with these credentials."""
+        from bridge.client.workflow import Client
+
+        wanted = self.as_admin if as_admin is None else as_admin
+        return Client(credentials=self.credentials, as_admin=wanted)
+
+    def admin(self) -> Client:
+        """A client for what only admins may do: their secret, if there is one."""
+        from bridge.client import credentials
+
+        known = credentials.load(self.credentials)
+        return self.client(as_admin=self.as_admin or bool(known.admin_secret))
+
+
+pass_session: Final = click.make_pass_decorator(Session, ensure=True)
+
+
+class Duration(click.ParamType[int]):
+    """``90m``, ``2h``, ``1d12h`` or a number of seconds, as seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of seconds."""
+        if isinstance(value, int):
+            return value
+        match = _DURATION.fullmatch(value)
+        parts = match.groups() if match else ()
+        if not any(parts):
+            self.fail(f"{value!r} is no time; write 90m, 2h, 1d or a number of seconds", param, ctx)
+        units = ("d", "h", "m", "s")
+        return sum(int(part or 0) * _SECONDS[unit] for part, unit in zip(parts, units, strict=True))
+
+
+class Memory(click.ParamType[int]):
+    """``4000`` (MiB), ``4GiB`` or ``1.5G``, as MiB. G is GiB here, as in Docker."""
+
+    name = "memory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of MiB."""
+        if isinstance(value, int):
+            return value
+        match = _AMOUNT.fullmatch(value)
+        if match is None or match[2].upper() not in _MEBIBYTES:
+            self.fail(f"{value!r} is no amount of memory; write 4000 (MiB) or 4GiB", param, ctx)
+        return int(float(match[1]) * _MEBIBYTES[match[2].upper()])
+
+
+def as_json(command: F) -> F:
+    """The option ``--json``; also makes errors of this command JSON."""
+
+    def remember(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+        ctx.find_root().meta["json"] = value
+        return value
+
+    option = click.option(
+        "--json", "json_", is_flag=True, callback=remember, help="Print JSON, errors too."
+    )
+    return option(command)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A job to act on, and the folder it was named by, if it was."""
+
+    job: str
+    folder: Path | None
+
+
+def targets(command: F) -> F:
+    """Which jobs: ids, or folders that were submitted. Default: the current folder."""
+    options = (
+        click.argument("jobs", nargs=-1, metavar="[JOB]..."),
+        click.option(
+            "--dir",
+            "dirs",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            help="A submitted folder; may be repeated.",
+        ),
+        click.option(
+            "--dirs",
+            "globs",
+            multiple=True,
+            metavar="GLOB",
+            help="Submitted folders, by a pattern.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def resolve(jobs: tuple[str, ...], dirs: tuple[Path, ...], globs: tuple[str, ...]) -> list[Target]:
+    """The jobs that were named. Raises NotFound for a folder that was not submitted."""
+    from bridge.client import handle
+
+    folders = [*dirs, *expand(globs)]
+    if globs:
+        # An unquoted pattern was expanded by the shell: its rest are words.
+        folders += [Path(word) for word in jobs if Path(word).is_dir()]
+        jobs = tuple(word for word in jobs if not Path(word).is_dir())
+    if not jobs and not folders:
+        folders = [Path()]
+    named = [Target(job, None) for job in jobs]
+    return named + [Target(handle.require_job_id(folder), folder) for folder in folders]
+
+
+def expand(patterns: tuple[str, ...]) -> list[Path]:
+    """The folders that patterns match, sorted.
+
+    Raises UsageError for a pattern that matches none.
+    """
+    found: list[Path] = []
+    for pattern in patterns:
+        matches = [path for path in map(Path, sorted(glob(pattern))) if path.is_dir()]
+        if not matches:
+            raise click.UsageError(f"no folder matches {pattern}")
+        found += matches
+    return found

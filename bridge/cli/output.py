@@ -1,0 +1,203 @@
+"""What the command line prints: tables for people, lines for pipes, JSON on request.
+
+Results go to standard output. Errors and progress go to standard error, progress
+only when that is a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from bridge import errors
+from bridge.errors import BridgeError
+
+if TYPE_CHECKING:
+    from bridge.client.answers import Job
+
+FINE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+NOT_ALLOWED: Final = 3
+NOT_FOUND: Final = 4
+UNREACHABLE: Final = 5
+
+# The most special class first.
+_EXIT_CODES: Final[tuple[tuple[type[BridgeError], int], ...]] = (
+    (errors.Unauthenticated, NOT_ALLOWED),
+    (errors.Forbidden, NOT_ALLOWED),
+    (errors.NotFound, NOT_FOUND),
+    (errors.Unreachable, UNREACHABLE),
+    (errors.Unavailable, UNREACHABLE),
+    (errors.TooMany, UNREACHABLE),
+    (errors.FolderError, USAGE),
+    (errors.Refused, USAGE),
+    (errors.ConfigError, USAGE),
+)
+_COLOURS: Final = {
+    "running": "cyan",
+    "submitted": "blue",
+    "completed": "green",
+    "failed": "red",
+    "canceled": "yellow",
+}
+
+
+def colour(state: str) -> str:
+    """The colour of a job's state; empty for a word that is none."""
+    return _COLOURS.get(state, "")
+
+
+def exit_code(error: BridgeError) -> int:
+    """The exit code that an error leads to."""
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), FAILED)
+
+
+def show_error(error: BridgeError, *, as_json: bool = False) -> None:
+    """An error and what to do about it, on standard error."""
+    if as_json:
+        from bridge.client.api import word_of
+
+        shape = {"error": word_of(error), "detail": error.message, "hint": error.hint}
+        click.echo(json.dumps(shape), err=True)
+        return
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {error.message}", err=True)
+    if error.hint:
+        click.echo(error.hint, err=True)
+
+
+def show_json(value: object) -> None:
+    """A value as JSON, values of ours as objects with their fields."""
+    import msgspec
+
+    click.echo(json.dumps(msgspec.to_builtins(value, enc_hook=str), indent=2, ensure_ascii=False))
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on a terminal; in a pipe one line per row, columns apart by tabs."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            click.echo("\t".join(row))
+        return
+    draw_table(columns, rows)
+
+
+def draw_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[str] = ()
+) -> None:
+    """A table for people, wherever it is printed; ``numbers`` are columns set to the right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        # Ids are copied: they must stay in one piece.
+        table.add_column(
+            name,
+            no_wrap=name in {"JOB", "STATE", "AGE", "SIZE"},
+            overflow="fold",
+            justify="right" if name in numbers else "left",
+        )
+    for row in rows:
+        table.add_row(*(Text(cell, style=colour(cell)) for cell in row))
+    Console().print(table)
+
+
+def show_jobs(jobs: Sequence[Job]) -> None:
+    """One line per job. Columns that would be empty are left out on a terminal."""
+    columns: dict[str, Callable[[Job], str]] = {
+        "JOB": lambda job: job.id,
+        "NAME": lambda job: job.name,
+        "SET": lambda job: job.set or "",
+        "USER": lambda job: job.user,
+        "STATE": lambda job: str(job.state),
+        "AGE": lambda job: age(job.created_at),
+        "DETAIL": detail,
+    }
+    rows = [{name: cell(job) for name, cell in columns.items()} for job in jobs]
+    shown = list(columns)
+    if sys.stdout.isatty():
+        if not rows:
+            click.echo("No jobs.", err=True)
+            return
+        shown = [name for name in columns if any(row[name] for row in rows)]
+    show_table(shown, [[row[name] for name in shown] for row in rows])
+
+
+def detail(job: Job) -> str:
+    """Why a job is where it is, in a few words."""
+    if job.reason:
+        return job.reason
+    if job.pruned_at:
+        return "data pruned"
+    if job.hold and not job.ended:
+        return "held"
+    if job.phase and not job.ended:
+        return job.phase
+    return ""
+
+
+def age(moment: datetime | None) -> str:
+    """How long ago something was, for example ``5 min``."""
+    if moment is None:
+        return ""
+    seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def ago(moment: datetime | None) -> str:
+    """As ``age``, in a sentence: ``5 min ago``."""
+    return f"{age(moment)} ago" if moment else ""
+
+
+def size(count: float) -> str:
+    """Bytes as people write them, for example ``1.5 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+@contextmanager
+def counting(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A progress bar over ``total`` things; gives the function to advance it."""
+    with _progress(what, total, in_bytes=False) as advance:
+        yield advance
+
+
+@contextmanager
+def transferring(what: str) -> Iterator[Callable[[int], None]]:
+    """A display of bytes that went over; gives the function to count them."""
+    with _progress(what, None, in_bytes=True) as advance:
+        yield advance
+
+
+@contextmanager
+def _progress(what: str, total: int | None, *, in_bytes: bool) -> Iterator[Callable[[int], None]]:
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns: list[Any] = [progress.TextColumn("{task.description}")]
+    if in_bytes:
+        columns += [progress.SpinnerColumn(), progress.DownloadColumn()]
+        columns += [progress.TransferSpeedColumn()]
+    else:
+        columns += [progress.BarColumn(), progress.MofNCompleteColumn()]
+    columns += [progress.TimeElapsedColumn()]
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,149 @@
+"""The running service: HTTP in front, the loops behind, and how both stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from bridge import log
+from bridge.app import Bridge, build
+from bridge.config import Config
+from bridge.errors import BridgeError
+from bridge.server import HttpServer, create_app
+
+_log = log.get(__name__)
+
+_FORGET_EVERY_S: Final = 30.0
+_STORAGE_EVERY_S: Final = 5.0
+_LONGEST_BACK_OFF_S: Final = 30.0
+
+
+class Loop(threading.Thread):
+    """Calls ``act`` every ``interval`` seconds, at once when woken, slower after faults."""
+
+    def __init__(
+        self,
+        name: str,
+        act: Callable[[], object],
+        *,
+        interval: float,
+        wake: threading.Event | None = None,
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self._act = act
+        self._interval = interval
+        self._wake = wake or threading.Event()
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Go on until ``stop``."""
+        faults = 0
+        while not self._stopped.is_set():
+            self._wake.clear()
+            try:
+                self._act()
+                faults = 0
+            except BridgeError as exc:
+                faults += 1
+                _log.warning("action=loop name=%s fault=%s", self.name, exc.message)
+            except Exception:  # noqa: BLE001 (a thread's last line of defence)
+                # A fault of ours must not stop the queue; it is logged and tried again.
+                faults += 1
+                _log.exception("action=loop name=%s", self.name)
+            self._wait(min(self._interval * 2**faults, _LONGEST_BACK_OFF_S), faults)
+
+    def _wait(self, seconds: float, faults: int) -> None:
+        if faults:
+            self._stopped.wait(seconds)
+        else:
+            self._wake.wait(seconds)
+
+    def stop(self) -> None:
+        """End after the pass under way; returns at once."""
+        self._stopped.set()
+        self._wake.set()
+
+
+def loops(bridge: Bridge, config: Config) -> list[Loop]:
+    """The loops of a bridge, not yet started."""
+    queue = config.queue
+    found = [
+        Loop("feeder", bridge.feeder.step, interval=queue.feed_interval_s, wake=bridge.wake),
+        Loop("reconciler", bridge.reconciler.step, interval=queue.reconcile_interval_s),
+        Loop("sweeper", bridge.reconciler.sweep, interval=config.nomad.sweep_interval_s),
+        Loop("forgetter", bridge.reconciler.forget, interval=_FORGET_EVERY_S),
+    ]
+    if bridge.storage is not None:
+        found.append(Loop("storage", bridge.storage.ensure, interval=_STORAGE_EVERY_S))
+    return found
+
+
+class Service:
+    """One bridge with its loops and its HTTP server; ``with`` starts and stops it.
+
+    Jobs and the embedded storage go on when it stops.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.bridge = build(config)
+        self._loops: list[Loop] = []
+        self._http: HttpServer | None = None
+
+    def __enter__(self) -> Service:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT it listens on."""
+        assert self._http is not None
+        return self._http.address
+
+    def start(self) -> None:
+        """Storage first, then the loops, then the door. Raises ConfigError, Unavailable."""
+        config = self._config
+        if self.bridge.storage is not None:
+            self.bridge.storage.start()
+        self._http = HttpServer(
+            create_app(self.bridge, config.limits), config.server.bind, config.server.threads
+        )
+        self._loops = loops(self.bridge, config)
+        for loop in self._loops:
+            loop.start()
+        self._http.start()
+        _log.info("action=serve address=http://%s", self._http.address)
+
+    def stop(self) -> None:
+        """No new requests, finish those under way, then the loops, then the database."""
+        if self._http is not None:
+            self._http.close()
+        for loop in self._loops:
+            loop.stop()
+        for loop in self._loops:
+            loop.join()
+        self.bridge.close()
+
+
+def run(config: Config, ready: Callable[[str], object] = str) -> None:
+    """Serve until SIGINT or SIGTERM. ``ready`` is called with HOST:PORT once it listens.
+
+    Raises ConfigError, Unavailable.
+    """
+    log.setup(config.log.level, config.log.json)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    with Service(config) as service:
+        ready(service.address)
+        stopped.wait()
+        _log.info("action=stop")

@@ -1,0 +1,189 @@
+"""A small stand-in for the service: the client's side of ``/v1``, in memory.
+
+It keeps what it was asked, and a test can make it misbehave: ``answers`` are
+given out first, each to one request that its method and path match.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Answer = tuple[int, Any]
+
+SECRET = "nbapi_" + "a" * 52
+
+
+@dataclass
+class Scripted:
+    """An answer prepared by a test; ``status`` 0 drops the connection."""
+
+    method: str
+    path: str
+    status: int
+    body: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class FakeService:
+    """The state of the stand-in."""
+
+    url: str = ""
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    requests: list[tuple[str, str, Any]] = field(default_factory=list)
+    answers: list[Scripted] = field(default_factory=list)
+    code_bucket: str = "code-abcdefgh"
+    page: int = 1000
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, method: str, path: str) -> int:
+        """How many requests of this kind came."""
+        return sum((m, p) == (method, path) for m, p, _ in self.requests)
+
+    def script(self, method: str, path: str, status: int, body: Any = None, **headers: str) -> None:
+        """Prepare the answer to one coming request."""
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.answers.append(Scripted(method, path, status, body, given))
+
+    def end(self, job_id: str, state: str = "completed", **more: Any) -> None:
+        """Let a job end."""
+        self.jobs[job_id] |= {"state": state} | more
+
+    def take(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Take a job in; the same bucket is the same job."""
+        for job in self.jobs.values():
+            if job["bucket_id"] == body["bucket_id"]:
+                return job
+        # In time order, as the real ids are.
+        job_id = str(uuid.UUID(int=(len(self.jobs) + 1) << 80))
+        job = {"id": job_id, "state": "received", "user": "ada", "reason": None} | body
+        self.jobs[job_id] = job
+        return job
+
+    def respond(self, method: str, url: str, body: Any) -> Answer:
+        """The answer to a request."""
+        parts = urlsplit(url)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        route = (method, *parts.path.strip("/").split("/")[1:])
+        return self._about_group(route, body) or self._about_jobs(route, query, body)
+
+    def _about_group(self, route: tuple[str, ...], body: Any) -> Answer | None:
+        match route:
+            case "GET", "whoami":
+                return 200, {
+                    "group": "lab",
+                    "user": "ada",
+                    "role": "member",
+                    "admin": False,
+                    "group_token": "abcdefgh",
+                    "code_bucket": self.code_bucket,
+                }
+            case "GET", "users":
+                return 200, {"users": [{"name": "ada", "admin": True}]}
+            case "POST", "users":
+                return 201, body | {"secret": SECRET}
+            case "POST", "compute-secret", "rotate":
+                return 200, {"secret": "nbcompute_" + "b" * 52}
+        return None
+
+    def _about_jobs(self, route: tuple[str, ...], query: dict[str, str], body: Any) -> Answer:
+        match route:
+            case "POST", "jobs":
+                if isinstance(body, list):
+                    return 200, [{"status": 201, "id": self.take(item)["id"]} for item in body]
+                return 201, self.take(body)
+            case "GET", "jobs":
+                return self._list(query)
+            case "GET", "jobs", job_id if job_id in self.jobs:
+                return 200, self.jobs[job_id]
+            case "POST", "jobs", job_id, verb if job_id in self.jobs:
+                return self._steer(self.jobs[job_id], verb, body)
+        return 404, {"error": "not_found", "detail": "No such job or not your job."}
+
+    def _list(self, query: dict[str, str]) -> Answer:
+        newest = sorted(self.jobs.values(), key=lambda job: str(job["id"]), reverse=True)
+        wanted = [
+            job
+            for job in newest
+            if all(job.get(key) == query[key] for key in ("state", "set") if key in query)
+            and ("cursor" not in query or job["id"] < query["cursor"])
+        ]
+        size = min(int(query.get("limit", 100)), self.page)
+        page = wanted[:size]
+        return 200, {"jobs": page, "next": page[-1]["id"] if len(wanted) > size else None}
+
+    def _steer(self, job: dict[str, Any], verb: str, body: Any) -> Answer:
+        now = "2026-01-31T12:00:00.000Z"
+        if verb == "prune" and job["state"] not in {"completed", "failed", "canceled"}:
+            return 409, {"error": "conflict", "detail": "The job has not ended.", "hint": "Wait."}
+        changes: Any = {
+            "cancel": {"state": "canceled"},
+            "hold": {"hold": True},
+            "release": {"hold": False},
+            "prune": {"prune_requested_at": now},
+        }[verb]
+        if body == {"deleted": True}:
+            changes["pruned_at"] = now
+        job |= changes
+        return 200, job
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[FakeService]:
+    """A stand-in that listens on 127.0.0.1 until the end."""
+    fake = FakeService()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_one(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length)) if length else None
+            with fake.lock:
+                fake.requests.append((self.command, self.path, body))
+                scripted = next(
+                    (a for a in fake.answers if (a.method, a.path) == (self.command, self.path)),
+                    None,
+                )
+                if scripted is not None:
+                    fake.answers.remove(scripted)
+                    status, answer = scripted.status, scripted.body
+                elif self.headers.get("Authorization") != f"Bearer {SECRET}":
+                    status, answer = 401, {"error": "unauthenticated", "detail": "Unknown secret."}
+                else:
+                    status, answer = fake.respond(self.command, self.path, body)
+            if status == 0:
+                self.close_connection = True
+                return
+            data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            self.send_response(status)
+            for name, value in (scripted.headers if scripted else {}).items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_DELETE = handle_one  # noqa: N815 - the library's names
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Tests look at ``requests`` instead."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    fake.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

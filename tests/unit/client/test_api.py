@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from bridge import errors
+from bridge.client.api import Api
+from tests.support.fake_service import SECRET, FakeService, serving
+
+
+@pytest.fixture(name="fake")
+def _fake() -> Iterator[FakeService]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture(name="api")
+def _api(fake: FakeService) -> Api:
+    return Api(fake.url, SECRET)
+
+
+def test_secret_travels_as_bearer_only(fake: FakeService, api: Api) -> None:
+    assert api.get("whoami")["user"] == "ada"
+    assert all(SECRET not in path for _, path, _ in fake.requests)
+
+
+@pytest.mark.parametrize(
+    ("status", "word", "kind"),
+    [
+        (422, "invalid_request", errors.InvalidRequest),
+        (401, "unauthenticated", errors.Unauthenticated),
+        (403, "forbidden", errors.Forbidden),
+        (404, "not_found", errors.NotFound),
+        (409, "conflict", errors.Conflict),
+        (412, "not_ready", errors.NotReady),
+        (413, "too_large", errors.TooLarge),
+        (400, "a_word_of_the_future", errors.InvalidRequest),
+        (500, "internal", errors.Unavailable),
+    ],
+)
+def test_errors_keep_their_kind_and_words(
+    fake: FakeService, api: Api, status: int, word: str, kind: type[errors.BridgeError]
+) -> None:
+    fake.script("GET", "/v1/whoami", status, {"error": word, "detail": "D.", "hint": "H."})
+    with pytest.raises(kind) as caught:
+        api.get("whoami")
+    assert (caught.value.message, caught.value.hint) == ("D.", "H.")
+
+
+def test_dropped_connection_is_tried_again(fake: FakeService, api: Api) -> None:
+    fake.script("GET", "/v1/whoami", 0)
+    assert api.get("whoami")["group"] == "lab"
+
+
+def test_what_must_not_be_repeated_is_sent_once(fake: FakeService, api: Api) -> None:
+    fake.script("POST", "/v1/users", 0)
+    with pytest.raises(errors.Unreachable):
+        api.post("users", body={"name": "x"}, repeatable=False)
+    assert fake.count("POST", "/v1/users") == 1
+
+
+def test_retry_after_is_honoured(fake: FakeService, api: Api) -> None:
+    fake.script("GET", "/v1/whoami", 429, {"error": "too_many"}, Retry_After="1")
+    began = time.monotonic()
+    api.get("whoami")
+    assert time.monotonic() - began >= 1
+
+
+def test_rate_limit_is_waited_out_also_for_what_is_sent_once(fake: FakeService, api: Api) -> None:
+    fake.script("POST", "/v1/users", 429, {"error": "too_many"}, Retry_After="0")
+    assert api.post("users", body={"name": "x"}, repeatable=False)["secret"]
+
+
+def test_something_else_listening_is_said(fake: FakeService, api: Api) -> None:
+    fake.script("GET", "/v1/whoami", 404, b"<html>nginx</html>")
+    with pytest.raises(errors.Unreachable, match="no word of nomad-bridge"):
+        api.get("whoami")
+    fake.script("GET", "/v1/whoami", 200, b"<html>welcome</html>")
+    with pytest.raises(errors.Unreachable):
+        api.get("whoami")
+
+
+def test_nobody_listening_names_the_address() -> None:
+    with pytest.raises(errors.Unreachable, match=r"http://127\.0\.0\.1:9 cannot be reached"):
+        Api("http://127.0.0.1:9", SECRET).get("whoami")
+
+
+def test_a_proxy_is_not_asked_for_this_machine(
+    fake: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert Api(fake.url, SECRET).get("whoami")
+
+
+def test_path_parts_are_quoted(fake: FakeService, api: Api) -> None:
+    with pytest.raises(errors.NotFound):
+        api.delete("users", "a/../b c")
+    assert fake.requests[-1][1] == "/v1/users/a%2F..%2Fb%20c"
