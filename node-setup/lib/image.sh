@@ -1,0 +1,149 @@
+# shellcheck shell=sh
+# The job's image into the container engine of this machine. Sourced by bin/stage.
+#
+# A reference with a registry host is the registry's business. Any other comes from the
+# group's code bucket only, and runs as bridge.invalid/<name>:<version>, a name that no
+# registry can have.
+
+# shellcheck disable=SC2154  # set by bin/stage and store.sh
+
+image_missing() {
+    finish "$IMAGE_MISSING" "Image $image not found"
+}
+
+image_unusable() { # why
+    finish "$IMAGE_MISSING" "Image $image cannot be used: $1"
+}
+
+provide_image() {
+    image=${BRIDGE_IMAGE:-}
+    case $image in
+    */*)
+        case ${image%%/*} in
+        *.* | *:* | localhost) pull_image && return ;;
+        esac
+        ;;
+    esac
+    load_image
+}
+
+# Beside Nomad the Docker driver pulls, with the credentials that it is configured for.
+pull_image() {
+    [ -z "${NOMAD_ALLOC_ID:-}" ] || return 0
+    ! has_image "$image" || return 0
+    write_state phase pulling
+    call_docker pull --quiet -- "$image" || image_missing
+}
+
+load_image() {
+    image=$(printf '%s' "$image" | tr '[:upper:]' '[:lower:]')
+    printf '%s\n' "$image" | grep -Eqx \
+        '[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*:[a-z0-9_][a-z0-9_.-]{0,127}' ||
+        image_missing
+    is_bucket_name "${BRIDGE_CODE_BUCKET:-}" ||
+        misconfigured "BRIDGE_CODE_BUCKET is not a bucket name"
+    object=${image%:*}-${image##*:}.tgz
+    tag=bridge.invalid/$image
+    mkdir -p "$home/var/images" "$home/var/locks" ||
+        misconfigured "BRIDGE_HOME/var cannot be written"
+    # No reference holds + or @.
+    slot=$(printf '%s' "$image" | tr '/:' '+@')
+    known=$home/var/images/$slot
+
+    patiently stat_object || case $trouble in
+    missing | denied) image_missing ;;
+    *) give_up ;;
+    esac
+    version=$(sha256sum <"$work/out")
+    ! is_loaded || return 0
+    write_state phase pulling
+    exec 9>"$home/var/locks/$slot"
+    flock --wait "$(call_limit)" 9 &
+    child=$!
+    await_child || finish "$STORAGE" "Another job was loading the image $image for too long"
+    # The job that held the lock may have done it.
+    is_loaded || load_archive
+    exec 9>&-
+}
+
+# What tells one upload of the object from the next: size, time at the store, MD5.
+stat_object() {
+    call_rclone "$(call_limit)" lsjson --stat --files-only --hash --use-server-modtime \
+        --no-mimetype "code:$object" || return 1
+    # Nothing is there: that is no error for rclone.
+    ! grep -qx null "$work/out" || { trouble=missing && return 1; }
+}
+
+fetch_object() {
+    call_rclone "$(call_limit)" copyto "code:$object" "$work/image.tgz"
+}
+
+# Whether the engine has what we loaded last from this very object.
+is_loaded() {
+    [ -f "$known" ] || return 1
+    { read -r known_version && read -r known_id; } <"$known"
+    [ "$known_version" = "$version" ] && has_image "$tag" "$known_id"
+}
+
+has_image() { # reference [id]
+    if call_docker image inspect --format '{{.Id}}' -- "$1"; then
+        read -r found <"$work/out"
+        [ "$found" = "${2:-$found}" ]
+        return
+    fi
+    grep -qi 'no such image' "$work/log" ||
+        misconfigured "The container engine of this machine does not answer"
+    return 1
+}
+
+# Output to work/out, errors to work/log.
+call_docker() { # arguments…
+    timeout --foreground --kill-after=10 "$(call_limit)" docker "$@" \
+        >"$work/out" 2>"$work/log" 9>&- &
+    child=$!
+    await_child
+}
+
+load_archive() {
+    patiently fetch_object || case $trouble in
+    missing | denied) image_missing ;;
+    *) give_up ;;
+    esac
+    mkdir "$work/image"
+    extract_image || image_unusable "its archive is damaged"
+    rm -f "$work/image.tgz"
+    strip_names
+    tar --create --file=- --directory="$work/image" . |
+        timeout --foreground "$(call_limit)" docker load >"$work/out" 2>"$work/log" 9>&- &
+    child=$!
+    await_child || image_unusable "the container engine refuses its archive"
+    id=$(sed -n 's/^Loaded image ID: \(sha256:[0-9a-f]*\)$/\1/p' "$work/out")
+    [ "${#id}" -eq 71 ] || image_unusable "the container engine does not tell what it loaded"
+    call_docker tag "$id" "$tag" || image_unusable "it could not be tagged"
+    rm -rf "$work/image"
+    printf '%s\n%s\n' "$version" "$id" >"$known.new" && mv -f "$known.new" "$known"
+}
+
+extract_image() {
+    {
+        gzip -dc <"$work/image.tgz" 2>/dev/null
+        echo "$?" >"$work/gzip.code"
+    } | exec_tar --extract --directory="$work/image" --no-same-owner \
+        --no-same-permissions &
+    child=$!
+    await_child && read -r gzip_code <"$work/gzip.code" && [ "$gzip_code" -eq 0 ] && return
+    ! grep -Eiq 'no space left on device|disk quota exceeded' "$work/tar.log" || machine_full
+    return 1
+}
+
+# One image and no name: the archive holds whatever tags its maker's machine had. The
+# index is another place for names, which the engine takes first if it is there.
+strip_names() {
+    manifest=$work/image/manifest.json
+    [ -f "$manifest" ] && [ ! -L "$manifest" ] ||
+        image_unusable "its archive is not one of docker save"
+    awk -f "$lib/image-manifest.awk" "$manifest" >"$work/manifest.json" ||
+        image_unusable "its archive must hold exactly one image"
+    rm -rf "$work/image/index.json" "$work/image/oci-layout" "$work/image/repositories" "$manifest"
+    mv "$work/manifest.json" "$manifest"
+}
