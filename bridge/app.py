@@ -21,7 +21,9 @@ from bridge.core.access import Access
 from bridge.core.feeder import Feeder, Pace
 from bridge.core.groups import Groups
 from bridge.core.jobs import Jobs
+from bridge.core.queue import Reserve
 from bridge.core.reconcile import Reconciler
+from bridge.core.retry import Rules
 from bridge.core.verdict import Policy
 from bridge.db import instance
 from bridge.db.engine import Database
@@ -84,27 +86,52 @@ def build(config: Config) -> Bridge:
         db.close()
         raise
     wake = threading.Event()
-    queue = config.queue
-    policy = Policy(
-        node_lost_after_s=queue.node_lost_after_s,
-        gone_grace_s=queue.gone_grace_s,
-        call_deadline_s=queue.claim_ttl_s,
-    )
     return Bridge(
         db=db,
         connectors=connectors,
         access=Access(db),
         jobs=Jobs(db, wake=wake.set),
         groups=Groups(db),
-        feeder=Feeder(
-            db,
-            connectors,
-            prefix=prefix,
-            pace=Pace(window=queue.window, claim_ttl_s=queue.claim_ttl_s),
-        ),
-        reconciler=Reconciler(db, connectors, policy=policy, forget_after_s=queue.forget_after_s),
+        feeder=Feeder(db, connectors, prefix=prefix, pace=_pace(config)),
+        reconciler=_reconciler(config, db, connectors),
         storage=embedded_storage(config),
         wake=wake,
+    )
+
+
+def _pace(config: Config) -> Pace:
+    queue = config.queue
+    return Pace(
+        reserve=Reserve(
+            least=queue.reserve_least, most=queue.reserve_most, ahead_s=queue.reserve_ahead_s
+        ),
+        claim_ttl_s=queue.claim_ttl_s,
+        half_life_s=queue.half_life_s,
+        running_per_user=config.limits.running_per_user,
+        running_per_group=config.limits.running_per_group,
+    )
+
+
+def _reconciler(config: Config, db: Database, connectors: Mapping[str, Connector]) -> Reconciler:
+    queue = config.queue
+    policy = Policy(
+        node_lost_after_s=queue.node_lost_after_s,
+        gone_grace_s=queue.gone_grace_s,
+        call_deadline_s=queue.claim_ttl_s,
+    )
+    rules = Rules(
+        retries=queue.retries,
+        delay_s=queue.retry_delay_s,
+        oom_factor=queue.oom_factor,
+        attempts_at_most=queue.attempts_at_most,
+    )
+    return Reconciler(
+        db,
+        connectors,
+        policy=policy,
+        rules=rules,
+        half_life_s=queue.half_life_s,
+        forget_after_s=queue.forget_after_s,
     )
 
 

@@ -83,6 +83,18 @@ class Limits(Section, frozen=True, kw_only=True):
     requests_per_minute: Annotated[
         int, Meta(ge=1, description="Requests per secret and minute; more is answered with 429.")
     ] = 6000
+    queued_per_user: Annotated[
+        int, Meta(ge=0, description="Most jobs of one user that wait or run; 0: any number.")
+    ] = 0
+    queued_per_group: Annotated[
+        int, Meta(ge=0, description="Most jobs of a group that wait or run; 0: any number.")
+    ] = 0
+    running_per_user: Annotated[
+        int, Meta(ge=0, description="Most attempts of one user at once; 0: any number.")
+    ] = 0
+    running_per_group: Annotated[
+        int, Meta(ge=0, description="Most attempts of a group at once; 0: any number.")
+    ] = 0
     max_cores: Annotated[int, Meta(ge=1, description="Most cores of one job.")] = 1024
     max_memory_mb: Annotated[int, Meta(ge=1, description="Most memory of one job in MiB.")] = (
         16_777_216
@@ -105,9 +117,34 @@ class Queue(Section, frozen=True, kw_only=True):
         float,
         Meta(gt=0, description="Seconds after which an unconfirmed hand-over is taken up again."),
     ] = 60.0
-    window: Annotated[
-        int, Meta(ge=1, description="Most attempts of a group that a scheduler holds at once.")
+    reserve_least: Annotated[
+        int, Meta(ge=1, description="Attempts of a group that may always wait at the scheduler.")
+    ] = 8
+    reserve_most: Annotated[
+        int, Meta(ge=1, description="Most attempts of a group that may wait at the scheduler.")
     ] = 64
+    reserve_ahead_s: Annotated[
+        float,
+        Meta(gt=0, description="Between the two: as many as start within so many seconds."),
+    ] = 5.0
+    half_life_s: Annotated[
+        float,
+        Meta(gt=0, description="Seconds after which past use counts half for the fair share."),
+    ] = 604_800.0
+    retries: Annotated[
+        int,
+        Meta(ge=0, description="More attempts after a lost node or another fault not the job's."),
+    ] = 1
+    retry_delay_s: Annotated[
+        float, Meta(ge=0, description="Seconds before the first of them; doubled each time.")
+    ] = 10.0
+    oom_factor: Annotated[
+        float,
+        Meta(gt=1, description="Memory of the attempt after an out-of-memory against the last."),
+    ] = 1.5
+    attempts_at_most: Annotated[
+        int, Meta(ge=1, description="Attempts of one job, whatever they end with.")
+    ] = 10
     node_lost_after_s: Annotated[
         float, Meta(ge=0, description="Seconds out of touch after which a node counts as lost.")
     ] = 600.0

@@ -9,17 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 from uuid import UUID
 
 import msgspec
 
 from bridge import log
 from bridge.connectors.base import Capacity, Connector, Room
-from bridge.core.queue import choose
+from bridge.core.queue import Choice, Member, Reserve, choose, reserve
 from bridge.core.verdict import End
 from bridge.core.write import end_attempt
-from bridge.db import attempts, identity
+from bridge.db import attempts, identity, usage
 from bridge.db import jobs as jobs_db
+from bridge.db import queue as queue_db
 from bridge.db.attempts import AttemptOfJob
 from bridge.db.engine import Connection, Database
 from bridge.errors import ConnectorUnavailable, JobRejected
@@ -30,13 +32,41 @@ from bridge.models.job import JobState
 
 _log = log.get(__name__)
 
+_RECLAIM_AT_ONCE: Final = 64
+_RATE_OVER_S: Final = 10.0
+
 
 class Pace(msgspec.Struct, frozen=True):
-    """How the feeder goes; seconds."""
+    """How the feeder goes. Times in seconds; limits of 0 are none."""
 
-    window: int = 64  # handed over and not yet started, per group
+    reserve: Reserve = Reserve()
     claim_ttl_s: float = 60
     threads: int = 8
+    half_life_s: float = 7 * 86400
+    running_per_user: int = 0
+    running_per_group: int = 0
+
+
+class _Starts:
+    """How fast attempts of each group start, learnt from how many still wait."""
+
+    def __init__(self) -> None:
+        self._expected: dict[UUID, int] = {}  # waiting at the scheduler, had none started
+        self._rates: dict[UUID, tuple[float, float]] = {}  # last look, starts per second
+
+    def rate(self, group_id: UUID, pending: int, now: float) -> float:
+        """Starts per second, averaged over about _RATE_OVER_S."""
+        started = max(self._expected.get(group_id, pending) - pending, 0)
+        at, rate = self._rates.get(group_id, (now, 0.0))
+        if now > at:
+            rate += (started / (now - at) - rate) * min((now - at) / _RATE_OVER_S, 1.0)
+        self._rates[group_id] = (now, rate)
+        self._expected[group_id] = pending
+        return rate
+
+    def handed_over(self, group_id: UUID, count: int) -> None:
+        """So many more wait at the scheduler now."""
+        self._expected[group_id] = self._expected.get(group_id, 0) + count
 
 
 class Feeder:
@@ -58,6 +88,7 @@ class Feeder:
         self._clock = clock
         self._pool = ThreadPoolExecutor(pace.threads, thread_name_prefix="hand-over")
         self._not_before: dict[str, float] = {}
+        self._starts = _Starts()
 
     def step(self) -> int:
         """Hand over what can start now; returns how many attempts were handed over."""
@@ -83,7 +114,7 @@ class Feeder:
 
     def _groups(self, connector: str) -> list[Group]:
         def read(conn: Connection) -> list[Group]:
-            waiting = [identity.group_by_id(conn, one) for one in jobs_db.groups_waiting(conn)]
+            waiting = [identity.group_by_id(conn, one) for one in queue_db.groups_waiting(conn)]
             return [group for group in waiting if group and group.connector == connector]
 
         return self._db.read(read)
@@ -99,7 +130,7 @@ class Feeder:
                 token=new_id(),
                 now=now,
                 expires_at=now + self._pace.claim_ttl_s,
-                limit=self._pace.window,
+                limit=_RECLAIM_AT_ONCE,
             )
         )
 
@@ -112,13 +143,15 @@ class Feeder:
 
     def _claim(self, connector: Connector, group: Group, room: Room | None) -> list[AttemptOfJob]:
         now = self._clock()
-
-        def read(conn: Connection) -> tuple[int, list[jobs_db.Waiting]]:
-            pending = attempts.count_waiting_to_start(conn, connector.name, group.id)
-            return pending, jobs_db.waiting(conn, group.id, self._pace.window)
-
-        pending, waiting = self._db.read(read)
-        choice = choose(waiting, window=self._pace.window - pending, room=room)
+        choice = self._db.read(lambda conn: self._choose(conn, group, room, now))
+        claim = attempts.Claim(
+            connector=connector.name,
+            namespace=group.namespace,
+            native_id=self.native_id,
+            token=new_id(),
+            now=now,
+            expires_at=now + self._pace.claim_ttl_s,
+        )
 
         def write(conn: Connection) -> list[AttemptOfJob]:
             for job in choice.too_big:
@@ -131,20 +164,35 @@ class Feeder:
                     reason=_too_big(job, room),
                     ended_at=now,
                 )
-            return attempts.claim(
-                conn,
-                [job.id for job in choice.now],
-                attempts.Claim(
-                    connector=connector.name,
-                    namespace=group.namespace,
-                    native_id=self.native_id,
-                    token=new_id(),
-                    now=now,
-                    expires_at=now + self._pace.claim_ttl_s,
-                ),
-            )
+            return attempts.claim(conn, [job.id for job in choice.now], claim)
 
-        return self._db.write(write) if choice.now or choice.too_big else []
+        claimed = self._db.write(write) if choice.now or choice.too_big else []
+        self._starts.handed_over(group.id, len(claimed))
+        return claimed
+
+    def _choose(self, conn: Connection, group: Group, room: Room | None, now: float) -> Choice:
+        pace = self._pace
+        under_way = queue_db.under_way(conn, group.id)
+        shares = usage.lately(conn, group.id)
+        members = {
+            user: Member(
+                running=under_way[user].attempts if user in under_way else 0,
+                use=shares[user].now(now, pace.half_life_s) if user in shares else 0.0,
+            )
+            for user in under_way.keys() | shares.keys()
+        }
+        pending = sum(one.pending for one in under_way.values())
+        slots = reserve(self._starts.rate(group.id, pending, now), pace.reserve) - pending
+        if pace.running_per_group:
+            total = sum(one.attempts for one in under_way.values())
+            slots = min(slots, pace.running_per_group - total)
+        return choose(
+            queue_db.lines(conn, group.id, now),
+            members=members,
+            slots=slots,
+            room=room,
+            per_user=pace.running_per_user,
+        )
 
     def _hand_over(self, connector: Connector, claimed: Sequence[AttemptOfJob]) -> int:
         if not claimed:
@@ -197,7 +245,7 @@ class Feeder:
         end = End(
             job=JobState.FAILED, cause=Cause.REJECTED, reason=why.message, ended_at=self._clock()
         )
-        self._db.write(lambda conn: end_attempt(conn, one, end))
+        self._db.write(lambda conn: end_attempt(conn, one, end, self._pace.half_life_s))
         _log.warning("action=reject job=%s reason=%s", one.job.id, why.message)
 
     def _back_off(self, connector: Connector, away: ConnectorUnavailable) -> None:
@@ -231,7 +279,7 @@ def spec_of(one: AttemptOfJob, group: Group) -> AttemptSpec:
     )
 
 
-def _too_big(job: jobs_db.Waiting, room: Room | None) -> str:
+def _too_big(job: queue_db.Waiting, room: Room | None) -> str:
     assert room is not None
     return (
         f"no machine is large enough: {job.cores} cores and {job.memory_mb} MiB asked for, "

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from bridge import log
 from bridge.connectors.base import Connector
+from bridge.core.retry import Rules, follow_up
 from bridge.core.verdict import Decision, Policy, decide
 from bridge.core.write import end_attempt, news_of, record_progress
 from bridge.db import attempts
@@ -35,12 +36,16 @@ class Reconciler:
         connectors: Mapping[str, Connector],
         *,
         policy: Policy,
+        rules: Rules = Rules(),  # noqa: B008 (frozen)
+        half_life_s: float = 7 * 86400,
         forget_after_s: float = 600,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._db = db
         self._connectors = connectors
         self._policy = policy
+        self._rules = rules
+        self._half_life_s = half_life_s
         # A stopped job at the scheduler still refuses a late create-only submit.
         self._forget_after_s = forget_after_s
         self._clock = clock
@@ -119,7 +124,12 @@ class Reconciler:
         _log.info("action=stop job=%s attempt=%d cause=%s", one.job.id, one.attempt.number, cause)
 
     def _apply(self, decisions: Sequence[tuple[AttemptOfJob, Decision]]) -> int:
-        ends = [(one, decision.end) for one, decision in decisions if decision.end]
+        now = self._clock()
+        ends = [
+            (one, follow_up(one.job, decision.end, now=now, rules=self._rules))
+            for one, decision in decisions
+            if decision.end
+        ]
         progress = [
             (one, news)
             for one, decision in decisions
@@ -131,7 +141,7 @@ class Reconciler:
         def write(conn: Connection) -> int:
             for one, news in progress:
                 record_progress(conn, one, news)
-            return sum(end_attempt(conn, one, end) for one, end in ends)
+            return sum(end_attempt(conn, one, end, self._half_life_s) for one, end in ends)
 
         ended = self._db.write(write)
         for one, end in ends:

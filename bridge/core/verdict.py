@@ -35,6 +35,9 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     job: JobState
     cause: Cause | None
     reason: str | None
+    retried: bool = False  # counts as a retry
+    memory_mb: int | None = None  # for the next attempt, where it changes
+    not_before: float | None = None  # the next attempt waits at least until then
     exit_code: int | None = None
     node: str | None = None
     started_at: float | None = None

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 import msgspec
 
 from bridge.core.verdict import End, Progress
-from bridge.db import attempts
+from bridge.db import attempts, usage
 from bridge.db import jobs as jobs_db
 from bridge.db.attempts import AttemptOfJob
 from bridge.db.engine import Connection
-from bridge.models.attempt import LIVE_ATTEMPT, Attempt, AttemptState
+from bridge.models.attempt import LIVE_ATTEMPT, Attempt, AttemptState, Cause
 from bridge.models.job import Job, JobState
 
 
-def end_attempt(conn: Connection, one: AttemptOfJob, end: End) -> bool:
-    """End an attempt and move its job; False when somebody else already did."""
+def end_attempt(conn: Connection, one: AttemptOfJob, end: End, half_life_s: float) -> bool:
+    """End an attempt, charge it and move its job; False when somebody else already did."""
     ended = attempts.change(
         conn,
         one.attempt.id,
@@ -33,6 +33,7 @@ def end_attempt(conn: Connection, one: AttemptOfJob, end: End) -> bool:
     )
     if not ended:
         return False
+    _charge(conn, one.job, end, half_life_s)
     final = end.job is not JobState.RECEIVED
     return jobs_db.move(
         conn,
@@ -41,11 +42,27 @@ def end_attempt(conn: Connection, one: AttemptOfJob, end: End) -> bool:
         to=end.job,
         phase=None,
         reason=end.reason,
+        retries=one.job.retries + int(end.retried),
+        memory_mb=end.memory_mb or one.job.memory_mb,
+        not_before=end.not_before,
         cause=end.cause.value if end.cause and final else None,
         exit_code=end.exit_code if final else None,
         node=end.node if final else None,
         started_at=end.started_at if final else None,
         ended_at=end.ended_at if final else None,
+    )
+
+
+def _charge(conn: Connection, job: Job, end: End, half_life_s: float) -> None:
+    """Core-seconds of what ran; what we took back ourselves is not charged."""
+    if end.started_at is None or end.cause is Cause.WITHDRAWN:
+        return
+    usage.charge(
+        conn,
+        job.user_id,
+        core_seconds=job.cores * max(end.ended_at - end.started_at, 0.0),
+        at=end.ended_at,
+        half_life_s=half_life_s,
     )
 
 

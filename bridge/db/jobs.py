@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Select, bindparam, select, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bridge.db.statements import Prepared
-from bridge.db.tables import groups, is_waiting, users
 from bridge.db.tables import jobs as table
+from bridge.db.tables import users
 from bridge.models.ids import new_id
 from bridge.models.job import MOVES, Job, JobState, NewJob, Phase
 
@@ -34,10 +34,13 @@ _JOB: Final = (
     table.c.hold,
     table.c.input_sha256,
     table.c.labels,
+    table.c.oom_retry_mb,
     table.c.state,
     table.c.phase,
     table.c.reason,
     table.c.attempt,
+    table.c.retries,
+    table.c.not_before,
     table.c.created_at,
     table.c.started_at,
     table.c.ended_at,
@@ -66,8 +69,10 @@ _NEW: Final = (
     table.c.hold,
     table.c.input_sha256,
     table.c.labels,
+    table.c.oom_retry_mb,
     table.c.state,
     table.c.attempt,
+    table.c.retries,
     table.c.created_at,
 )
 _CHANGEABLE: Final = frozenset(
@@ -78,6 +83,9 @@ _CHANGEABLE: Final = frozenset(
         "phase",
         "reason",
         "attempt",
+        "retries",
+        "not_before",
+        "memory_mb",
         "started_at",
         "ended_at",
         "exit_code",
@@ -105,16 +113,6 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     state: JobState | None = None
     set: str | None = None
-
-
-class Waiting(msgspec.Struct, frozen=True):
-    """What the queue needs to know of a job that waits. Memory in MiB."""
-
-    id: UUID
-    user_id: UUID
-    priority: int
-    cores: int
-    memory_mb: int
 
 
 def insert_many(
@@ -152,7 +150,9 @@ def _new_row(job: NewJob, group: bytes, user: bytes, now: float) -> tuple[UUID, 
         job.hold,
         job.input_sha256,
         msgspec.json.encode(job.labels).decode() if job.labels else None,
+        job.oom_retry_mb,
         JobState.RECEIVED.value,
+        0,
         0,
         now,
     )
@@ -233,33 +233,6 @@ def _newest(
     return query.order_by(table.c.id.desc()).limit(limit)
 
 
-def waiting(conn: Connection, group_id: UUID, limit: int) -> list[Waiting]:
-    """Jobs that may start, highest priority first, then oldest first."""
-    query = (
-        select(table.c.id, table.c.user_id, table.c.priority, table.c.cores, table.c.memory_mb)
-        .where(table.c.group_id == group_id.bytes, is_waiting)
-        .order_by(table.c.priority.desc(), table.c.id)
-        .limit(limit)
-    )
-    return [
-        Waiting(UUID(bytes=row[0]), UUID(bytes=row[1]), *row[2:]) for row in conn.execute(query)
-    ]
-
-
-def groups_waiting(conn: Connection) -> list[UUID]:
-    """Groups with a job that may start."""
-    # A scalar subquery with a limit is one look into an index for each group, where EXISTS may
-    # be planned as a join over every waiting job; the order makes it the index without held jobs.
-    one = (
-        select(table.c.priority)
-        .where(table.c.group_id == groups.c.id, is_waiting)
-        .order_by(table.c.priority.desc())
-        .limit(1)
-    )
-    query = select(groups.c.id).where(one.scalar_subquery().is_not(None)).order_by(groups.c.id)
-    return [UUID(bytes=group_id) for group_id in conn.execute(query).scalars()]
-
-
 def move(
     conn: Connection,
     job_id: UUID,
@@ -326,17 +299,20 @@ def _job(row: Sequence[Any]) -> Job:
         hold=bool(row[12]),
         input_sha256=row[13],
         labels=_decode_labels(row[14]) if row[14] else {},
-        state=JobState(row[15]),
-        phase=Phase(row[16]) if row[16] else None,
-        reason=row[17],
-        attempt=row[18],
-        created_at=row[19],
-        started_at=row[20],
-        ended_at=row[21],
-        exit_code=row[22],
-        cause=row[23],
-        node=row[24],
-        cancel_requested_at=row[25],
-        prune_requested_at=row[26],
-        pruned_at=row[27],
+        oom_retry_mb=row[15],
+        state=JobState(row[16]),
+        phase=Phase(row[17]) if row[17] else None,
+        reason=row[18],
+        attempt=row[19],
+        retries=row[20],
+        not_before=row[21],
+        created_at=row[22],
+        started_at=row[23],
+        ended_at=row[24],
+        exit_code=row[25],
+        cause=row[26],
+        node=row[27],
+        cancel_requested_at=row[28],
+        prune_requested_at=row[29],
+        pruned_at=row[30],
     )

@@ -24,6 +24,7 @@ from sqlalchemy import (
     UniqueConstraint,
     and_,
     literal_column,
+    text,
 )
 
 metadata: Final = MetaData(
@@ -99,10 +100,13 @@ jobs: Final = Table(
     Column("hold", Boolean, nullable=False),
     Column("input_sha256", String(64)),
     Column("labels", Text),  # JSON object, NULL when empty
+    Column("oom_retry_mb", Integer, nullable=False, server_default=text("0")),
     Column("state", String(16), nullable=False),
     Column("phase", String(16)),
     Column("reason", Text),
     Column("attempt", Integer, nullable=False),
+    Column("retries", Integer, nullable=False, server_default=text("0")),
+    Column("not_before", Double),
     Column("created_at", Double, nullable=False),
     Column("started_at", Double),
     Column("ended_at", Double),
@@ -136,6 +140,7 @@ Index(
     "ix_jobs_waiting",
     jobs.c.group_id,
     jobs.c.priority.desc(),
+    jobs.c.user_id,
     jobs.c.id,
     sqlite_where=is_waiting,
     postgresql_where=is_waiting,
@@ -186,6 +191,26 @@ Index(
     attempts.c.ended_at,
     sqlite_where=is_to_forget,
     postgresql_where=is_to_forget,
+)
+
+# What each user used lately, for fair share: core-seconds as they counted at ``at``.
+shares: Final = Table(
+    "shares",
+    metadata,
+    _id("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("core_seconds", Double, nullable=False),
+    Column("at", Double, nullable=False),
+)
+
+# What each user used in a month (UTC, YYYY-MM); stays when jobs go.
+usage: Final = Table(
+    "usage",
+    metadata,
+    _id("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("month", String(7), primary_key=True),
+    Column("attempts", Integer, nullable=False),
+    Column("core_seconds", Double, nullable=False),
+    Column("gpu_seconds", Double, nullable=False),
 )
 
 # Who did what. Never a secret, a bucket id or user data.

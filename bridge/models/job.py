@@ -71,6 +71,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     hold: bool = False
     input_sha256: str | None = None
     labels: dict[str, str] = {}
+    oom_retry_mb: int = 0  # after an out-of-memory try again with up to this much; 0: do not
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,10 +92,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     hold: bool
     input_sha256: str | None
     labels: dict[str, str]
+    oom_retry_mb: int
     state: JobState
     phase: Phase | None
     reason: str | None
     attempt: int  # how many attempts were started
+    retries: int  # how many of them made up for a fault that was not the job's
+    not_before: float | None  # when it waits for another attempt
     created_at: float
     started_at: float | None  # first start of the user's program in the last attempt
     ended_at: float | None

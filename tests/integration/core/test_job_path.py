@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.db import attempts
+from bridge.db import attempts, usage
 from bridge.errors import Conflict, Forbidden, InvalidRequest, JobRejected, NotFound, NotReady
 from bridge.models.attempt import AttemptSpec, AttemptState, Cause, Observed
 from bridge.models.identity import Caller
@@ -90,12 +90,22 @@ class TestRun:
         with_window = [job.id for job in house.jobs.find(house.ada)]
         assert with_window == [second.id, first.id, low.id]
 
-    def test_window_bounds_what_is_handed_over(self, house: House) -> None:
-        for _ in range(70):
+    def test_only_a_reserve_is_handed_over(self, house: House) -> None:
+        for _ in range(20):
             house.submit()
         house.feeder.step()
         house.feeder.step()
-        assert len(house.scheduler.specs) == 64
+        assert len(house.scheduler.specs) == 8
+
+    def test_members_take_turns_and_pay_for_what_they_used(self, house: House) -> None:
+        bob = house.add_user("bob")
+        for _ in range(20):
+            house.submit()
+        for _ in range(2):
+            house.submit(bob)
+        house.feeder.step()
+        owners = [house.jobs.get(house.root, s.job_id).user for s in house.scheduler.specs.values()]
+        assert sorted(owners) == ["ada"] * 6 + ["bob"] * 2
 
     def test_rejected_fails_with_the_reason(self, house: House) -> None:
         def refuse(spec: AttemptSpec) -> None:
@@ -116,6 +126,44 @@ class TestRun:
         assert house.job(job).state is JobState.RECEIVED
         house.feeder.step()
         assert [h.native_id[-2:] for h in house.scheduler.submits] == ["-1", "-2"]
+
+    def test_a_lost_node_gives_another_attempt_and_only_one(self, house: House) -> None:
+        job = house.submit()
+        house.step()
+        house.scheduler.show(Observed.ENDED, cause=Cause.NODE_LOST)
+        house.step()
+        waiting = house.job(job)
+        assert (waiting.state, waiting.retries) == (JobState.RECEIVED, 1)
+        house.feeder.step()
+        assert len(house.scheduler.submits) == 1  # not before its delay
+        house.pass_time(11)
+        house.step()
+        assert len(house.scheduler.submits) == 2
+        house.scheduler.show(Observed.ENDED, cause=Cause.NODE_LOST)
+        house.step()
+        assert house.job(job).state is JobState.FAILED
+
+    def test_out_of_memory_gets_more_where_allowed(self, house: House) -> None:
+        job = house.submit(memory_mb=1000, oom_retry_mb=2000)
+        house.step()
+        house.scheduler.show(Observed.ENDED, cause=Cause.OOM, exit_code=137)
+        house.step()
+        house.feeder.step()
+        assert [spec.memory_mb for spec in house.scheduler.specs.values()] == [1000, 1500]
+        assert house.job(job).memory_mb == 1500
+
+    def test_each_attempt_is_charged_once(self, house: House) -> None:
+        house.submit(cores=4)
+        house.step()
+        house.scheduler.show(
+            Observed.ENDED, started_at=house.clock.now - 10, ended_at=house.clock.now
+        )
+        house.step()
+        house.step()
+        (month,) = house.db.read(lambda conn: usage.by_month(conn, house.root.group.id))
+        assert (month.user, month.attempts, month.core_seconds) == ("ada", 1, 40.0)
+        (share,) = house.db.read(lambda conn: usage.lately(conn, house.root.group.id)).values()
+        assert share.core_seconds == 40.0
 
     def test_held_jobs_wait(self, house: House) -> None:
         job = house.submit(hold=True)

@@ -8,8 +8,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from bridge.db import identity, jobs
-from bridge.db.engine import Database
+from bridge.db import identity, jobs, queue
+from bridge.db.engine import Connection, Database
+from bridge.db.queue import Waiting
 from bridge.models.identity import Group, User
 from bridge.models.job import NewJob
 
@@ -81,3 +82,8 @@ def db(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def lab(db: Database) -> Lab:
     return Lab(db)
+
+
+def waiting(conn: Connection, group_id: UUID) -> list[Waiting]:
+    """All that may start, line by line."""
+    return [job for line in queue.lines(conn, group_id, NOW) for job in line.jobs]

@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import insert, text, update
 
-from bridge.db import engine, identity, jobs
+from bridge.db import identity, jobs, sqlite
 from bridge.db.engine import Connection, Database
 from bridge.db.tables import groups, users
 from bridge.errors import BridgeError, ConfigError, Conflict, InvalidRequest, Unavailable
@@ -190,7 +190,7 @@ class TestSqlite:
 
     @pytest.fixture
     def lab(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-        monkeypatch.setattr(engine, "BUSY_TIMEOUT_MS", 50)
+        monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.05)
         db = Database(f"sqlite:///{path}")
         db.upgrade()
         yield Lab(db)

@@ -8,10 +8,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from bridge.db import jobs
-from bridge.db.jobs import Clash, JobFilter, Waiting
+from bridge.db import jobs, queue
+from bridge.db.jobs import Clash, JobFilter
+from bridge.db.queue import Waiting
 from bridge.models.job import MOVES, Job, JobState, NewJob, Phase
-from tests.integration.db.conftest import NOW, Lab, new_job
+from tests.integration.db.conftest import NOW, Lab, new_job, waiting
 
 
 def get(lab: Lab, job_id: UUID | Clash) -> Job:
@@ -171,10 +172,9 @@ class TestWaiting:
         lab.db.write(
             lambda conn: jobs.move(conn, gone, frm={JobState.RECEIVED}, to=JobState.SUBMITTED)
         )
-        found = lab.db.read(lambda conn: jobs.waiting(conn, lab.group.id, 10))
+        found = lab.db.read(lambda conn: waiting(conn, lab.group.id))
         assert [one.id for one in found] == [high, first, second, low]
         assert found[0] == Waiting(high, lab.ada.id, 90, 1, 4000)
-        assert len(lab.db.read(lambda conn: jobs.waiting(conn, lab.group.id, 2))) == 2
 
     def test_groups(self, lab: Lab) -> None:
         idle, held, busy = (lab.add_group(name) for name in ("idle", "held", "busy"))
@@ -182,7 +182,7 @@ class TestWaiting:
         lab.add_job(user=lab.add_user("u", group=held), hold=True)
         for _ in range(2):
             lab.add_job(user=lab.add_user(str(uuid4()), group=busy))
-        assert lab.db.read(jobs.groups_waiting) == [busy.id]
+        assert lab.db.read(queue.groups_waiting) == [busy.id]
 
 
 class TestMove:

@@ -13,11 +13,11 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import event, text
 
-from bridge.db import attempts, jobs
+from bridge.db import attempts, jobs, queue
 from bridge.db.engine import Connection
 from bridge.db.jobs import JobFilter
 from bridge.models.job import JobState
-from tests.integration.db.conftest import NOW, Lab, new_job
+from tests.integration.db.conftest import NOW, Lab, new_job, waiting
 
 Statement = Callable[[Connection, Lab], Any]
 
@@ -60,8 +60,8 @@ def find(**wanted: Any) -> Statement:
 
 
 CASES: dict[str, tuple[Statement, str]] = {
-    "waiting": (lambda conn, lab: jobs.waiting(conn, lab.group.id, 10), "ix_jobs_waiting"),
-    "groups_waiting": (lambda conn, lab: jobs.groups_waiting(conn), "ix_jobs_waiting"),
+    "waiting": (lambda conn, lab: waiting(conn, lab.group.id), "ix_jobs_waiting"),
+    "groups_waiting": (lambda conn, lab: queue.groups_waiting(conn), "ix_jobs_waiting"),
     "find": (find(), "ix_jobs_state"),
     "find state": (find(state=JobState.RUNNING), "ix_jobs_state"),
     "find user": (find(user="ada"), "ix_jobs_user"),

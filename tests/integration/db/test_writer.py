@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
-from bridge.db import engine
+from bridge.db import sqlite
 from bridge.db.engine import Connection, Database
 from bridge.db.writer import MAX_BATCH
 from bridge.errors import Unavailable
@@ -39,6 +39,11 @@ def stored(db: Database) -> set[int]:
     return db.read(lambda conn: set(conn.execute(text("SELECT n FROM t")).scalars()))
 
 
+def store(db: Database) -> sqlite.Sqlite:
+    assert isinstance(db._store, sqlite.Sqlite)
+    return db._store
+
+
 class Held:
     """Holds the writer inside a change until enough others wait behind it."""
 
@@ -56,8 +61,7 @@ class Held:
         assert begun.wait(10)
 
     def write(self, *changes: Callable[[Connection], Any]) -> list[Future[Any]]:
-        assert self.db._writer is not None
-        waiting = self.db._writer._queue
+        waiting = store(self.db)._writer._queue
         futures = []
         for change in changes:  # one by one, so that their order is known
             size = waiting.qsize()
@@ -81,7 +85,7 @@ def held(db: Database) -> Iterator[Held]:
 def commits(db: Database) -> list[int]:
     """One entry for each commit from now on."""
     seen: list[int] = []
-    event.listen(db._write_engine, "commit", lambda _: seen.append(1))
+    event.listen(store(db)._writing, "commit", lambda _: seen.append(1))
     return seen
 
 
@@ -171,7 +175,7 @@ def test_close_finishes_what_waits(db: Database, held: Held) -> None:
 def test_a_change_that_cannot_begin_in_time_is_not_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(sqlite, "PATIENCE_S", 0.2)
     db = Database(f"sqlite:///{tmp_path}/bridge.db")
     db.write(lambda conn: conn.execute(text("CREATE TABLE t (n INTEGER UNIQUE)")))
     held = Held(db)

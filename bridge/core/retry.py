@@ -1,0 +1,66 @@
+"""What follows the end of an attempt: nothing, or another attempt. Pure.
+
+A fault of the machine or of a service is worth another try, the job's own exit
+never is. Running out of memory is tried again with more of it, if the submitter
+allowed that. Whatever the causes, a job that has had many attempts ends: it may
+be what brings the nodes down.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import msgspec
+
+from bridge.core.verdict import End
+from bridge.models.attempt import Cause
+from bridge.models.job import Job, JobState
+
+# Faults of machines and services.
+WORTH_ANOTHER: Final = frozenset({Cause.NODE_LOST, Cause.DRAINED, Cause.STORAGE, Cause.INTERNAL})
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """How often, how soon, with how much. Times in seconds."""
+
+    retries: int = 1  # more attempts after faults that were not the job's
+    delay_s: float = 10.0  # before the first of them; doubles each time
+    oom_factor: float = 1.5  # memory of the next attempt against the last
+    attempts_at_most: int = 10
+
+
+def follow_up(job: Job, end: End, *, now: float, rules: Rules) -> End:
+    """``end`` as it is, or with ``job`` RECEIVED and what changes for the next attempt."""
+    if job.attempt >= rules.attempts_at_most:
+        return _give_up(job, end)
+    if end.job is not JobState.FAILED or job.cancel_requested_at is not None:
+        return end
+    if end.cause is Cause.OOM:
+        memory = more_memory(job, rules)
+        if memory is None:
+            return end
+        words = f"out of memory with {job.memory_mb} MiB, next with {memory} MiB"
+        return _again(end, reason=words, memory_mb=memory)
+    if end.cause in WORTH_ANOTHER and job.retries < rules.retries:
+        delay = rules.delay_s * 2**job.retries
+        words = f"{end.reason or end.cause}; trying again"
+        return _again(end, reason=words, retried=True, not_before=now + delay)
+    return end
+
+
+def more_memory(job: Job, rules: Rules) -> int | None:
+    """MiB for the attempt after an out-of-memory, or None when there is no more."""
+    memory = min(math.ceil(job.memory_mb * rules.oom_factor), job.oom_retry_mb)
+    return memory if memory > job.memory_mb else None
+
+
+def _again(end: End, *, reason: str, **changes: object) -> End:
+    return msgspec.structs.replace(end, job=JobState.RECEIVED, reason=reason, **changes)
+
+
+def _give_up(job: Job, end: End) -> End:
+    if end.job is not JobState.RECEIVED:
+        return end
+    reason = f"gave up after {job.attempt} attempts: {end.reason or end.cause}"
+    return msgspec.structs.replace(end, job=JobState.FAILED, reason=reason)

@@ -1,0 +1,95 @@
+"""PostgreSQL: a pool, one transaction for each write, deadlines on everything."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, exc
+
+from bridge.db.faults import can_retry, unsure
+from bridge.errors import ConfigError
+
+T = TypeVar("T")
+
+CONNECTIONS: Final = 16
+POOL_TIMEOUT_S: Final = 30.0
+STATEMENT_TIMEOUT_MS: Final = 30_000
+CONNECT_TIMEOUT_S: Final = 5
+TRIES: Final = 5  # of a transaction that is undone because of another one
+
+
+class Postgresql:
+    """Reads see one moment; writes are tried again after a deadlock."""
+
+    def __init__(self, url: URL) -> None:
+        """Raises ConfigError when the driver is not installed."""
+        self.migrating: Final = _engine(url)
+        self._reading = self.migrating.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        self._looking_up = self.migrating.execution_options(isolation_level="AUTOCOMMIT")
+
+    def read(self, fn: Callable[[Connection], T]) -> T:
+        """Run ``fn`` in a transaction that only reads."""
+        with self._reading.connect() as conn:
+            return fn(conn)
+
+    def look_up(self, fn: Callable[[Connection], T]) -> T:
+        """Run ``fn``, a single statement, without a transaction."""
+        with self._looking_up.connect() as conn:
+            return fn(conn)
+
+    def write(self, fn: Callable[[Connection], T]) -> T:
+        """Run ``fn`` in a transaction, several times if need be."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return self._transact(fn)
+            except exc.DBAPIError as error:
+                if tries == TRIES or not can_retry(error):
+                    raise
+            # Chance keeps two that met from meeting again.
+            time.sleep(random.uniform(0, 0.02) * 2**tries)  # noqa: S311 - no secret
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.migrating.dispose()
+
+    def _transact(self, fn: Callable[[Connection], T]) -> T:
+        with self.migrating.connect() as conn:
+            result = fn(conn)
+            try:
+                conn.commit()
+            except exc.DBAPIError as error:
+                if error.connection_invalidated:
+                    raise unsure(error) from None
+                raise
+            return result
+
+
+def _engine(url: URL) -> Engine:
+    settings = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "tcp_user_timeout": STATEMENT_TIMEOUT_MS,
+        "application_name": "nomad-bridge",
+        "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}"
+        f" -c idle_in_transaction_session_timeout={2 * STATEMENT_TIMEOUT_MS}",
+    }
+    try:
+        return create_engine(
+            url,
+            hide_parameters=True,
+            connect_args=settings,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_S,
+            pool_pre_ping=True,
+        )
+    except ImportError:
+        raise ConfigError(
+            "The PostgreSQL driver is not installed.", "Install nomad-bridge[postgres]."
+        ) from None

@@ -1,0 +1,39 @@
+"""Use of machines: what counts for fair share, and the books."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+
+def decayed(core_seconds: float, age_s: float, half_life_s: float) -> float:
+    """What is left of a use that is ``age_s`` seconds old."""
+    return core_seconds * math.exp2(-max(age_s, 0.0) / half_life_s)
+
+
+class Share(msgspec.Struct, frozen=True):
+    """A decaying use: it counted ``core_seconds`` at the Unix time ``at``."""
+
+    core_seconds: float
+    at: float
+
+    def now(self, now: float, half_life_s: float) -> float:
+        """What it counts at a later time."""
+        return decayed(self.core_seconds, now - self.at, half_life_s)
+
+    def plus(self, core_seconds: float, at: float, half_life_s: float) -> Share:
+        """With a use that ended at ``at``, which may be before what is counted already."""
+        later = max(self.at, at)
+        new = decayed(core_seconds, later - at, half_life_s)
+        return Share(self.now(later, half_life_s) + new, later)
+
+
+class Month(msgspec.Struct, frozen=True):
+    """What a user used in a month (UTC, YYYY-MM). Withdrawn attempts do not count."""
+
+    user: str
+    month: str
+    attempts: int
+    core_seconds: float
+    gpu_seconds: float

@@ -1,0 +1,63 @@
+"""What follows the end of an attempt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bridge.core.retry import WORTH_ANOTHER, Rules, follow_up
+from bridge.core.verdict import End
+from bridge.models.attempt import Cause
+from bridge.models.job import JobState
+from tests.unit.core.test_verdict import NOW, job
+
+RULES = Rules(retries=1, delay_s=10, oom_factor=1.5, attempts_at_most=3)
+
+
+def end(cause: Cause | None, state: JobState = JobState.FAILED) -> End:
+    return End(job=state, cause=cause, reason="it was so", ended_at=NOW)
+
+
+def after(cause: Cause | None, state: JobState = JobState.FAILED, **job_is: Any) -> End:
+    return follow_up(job(**job_is), end(cause, state), now=NOW, rules=RULES)
+
+
+class TestRetry:
+    @pytest.mark.parametrize("cause", sorted(WORTH_ANOTHER))
+    def test_a_fault_of_the_machine_is_tried_once_more(self, cause: Cause) -> None:
+        again = after(cause)
+        assert (again.job, again.retried, again.not_before) == (JobState.RECEIVED, True, NOW + 10)
+        assert "it was so" in (again.reason or "")
+        assert after(cause, retries=1).job is JobState.FAILED
+
+    @pytest.mark.parametrize("cause", sorted(set(Cause) - WORTH_ANOTHER - {Cause.WITHDRAWN}))
+    def test_what_the_job_did_is_not(self, cause: Cause) -> None:
+        assert after(cause).job is JobState.FAILED
+
+    def test_never_what_somebody_canceled(self) -> None:
+        assert after(Cause.NODE_LOST, cancel_requested_at=1.0).job is JobState.FAILED
+        assert after(Cause.CANCELED, JobState.CANCELED).job is JobState.CANCELED
+
+    def test_never_success(self) -> None:
+        assert after(None, JobState.COMPLETED).job is JobState.COMPLETED
+
+    def test_a_job_with_many_attempts_ends(self) -> None:
+        withdrawn = after(Cause.WITHDRAWN, JobState.RECEIVED, attempt=3)
+        assert withdrawn.job is JobState.FAILED
+        assert "gave up after 3 attempts" in (withdrawn.reason or "")
+        assert after(Cause.WITHDRAWN, JobState.RECEIVED, attempt=2).job is JobState.RECEIVED
+
+
+class TestOutOfMemory:
+    def test_more_memory_if_the_submitter_allows(self) -> None:
+        again = after(Cause.OOM, memory_mb=1000, oom_retry_mb=4000)
+        assert (again.job, again.memory_mb) == (JobState.RECEIVED, 1500)
+        assert not again.retried
+
+    def test_up_to_the_cap(self) -> None:
+        assert after(Cause.OOM, memory_mb=1000, oom_retry_mb=1200).memory_mb == 1200
+        assert after(Cause.OOM, memory_mb=1200, oom_retry_mb=1200).job is JobState.FAILED
+
+    def test_not_unasked(self) -> None:
+        assert after(Cause.OOM, memory_mb=1000).job is JobState.FAILED
