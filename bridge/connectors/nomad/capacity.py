@@ -1,0 +1,143 @@
+"""How much room a pool has, from listings of its nodes and of what lives on them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from bridge.connectors.base import Room
+from bridge.connectors.nomad.client import NomadClient
+from bridge.connectors.nomad.jobspec import MHZ_PER_CORE
+from bridge.connectors.nomad.wire import Held, Node, Resources
+from bridge.models.attempt import AttemptSpec
+
+_DRIVERS: Final = ("docker", "raw_exec")
+_PAGE: Final = 1000
+_FRESH_S: Final = 1.0  # a listing is used so long
+_AT_LEAST_S: Final = 0.2  # and so long even when something has changed since
+_PLACED_WITHIN_S: Final = 60.0
+# Nomad sets no limit of its own to the number of attempts that fit.
+_ANY: Final = 1_000_000
+# No machine is known yet, so none can be called too small.
+_NO_LIMIT: Final = 2**31
+
+
+class Wish(Struct, frozen=True):
+    """An attempt that was handed over and may not show up in a listing yet."""
+
+    namespace: str
+    cores: int
+    memory_mb: int
+    at: float
+
+
+def measure(nodes: Sequence[Node], held: Iterable[Held], wishes: Iterable[Wish]) -> Room:
+    """The room of a pool's ``nodes`` besides what is ``held`` there and what was
+    handed over. The largest machine counts in whatever state it is: it may return.
+    """
+    cpu: Counter[str] = Counter()
+    memory: Counter[str] = Counter()
+    for alloc in held:
+        one = _need(alloc)
+        cpu[alloc.node_id] += one.cpu.cpu_shares
+        memory[alloc.node_id] += one.memory.memory_mb
+    ready = [node for node in nodes if _is_ready(node)]
+    waiting = tuple(wishes)
+    cores_free = sum(max(_mhz(node) - cpu[node.id], 0) // MHZ_PER_CORE for node in ready)
+    memory_free = sum(max(_memory_mb(node) - memory[node.id], 0) for node in ready)
+    return Room(
+        slots=_ANY if ready else 0,
+        cores_free=max(cores_free - sum(wish.cores for wish in waiting), 0),
+        memory_free_mb=max(memory_free - sum(wish.memory_mb for wish in waiting), 0),
+        cores_total=max((_mhz(node) // MHZ_PER_CORE for node in nodes), default=_NO_LIMIT),
+        memory_total_mb=max((_memory_mb(node) for node in nodes), default=_NO_LIMIT),
+    )
+
+
+def _is_ready(node: Node) -> bool:
+    drivers = node.drivers or {}
+    healthy = all(name in drivers and drivers[name].healthy for name in _DRIVERS)
+    return node.status == "ready" and node.scheduling_eligibility == "eligible" and healthy
+
+
+def _need(alloc: Held) -> Resources:
+    """The largest of its tasks: they run one after another."""
+    tasks = (alloc.allocated.tasks if alloc.allocated else None) or {}
+    return max(tasks.values(), key=lambda task: task.cpu.cpu_shares, default=Resources())
+
+
+def _mhz(node: Node) -> int:
+    return node.resources.cpu.cpu_shares - node.reserved.cpu.cpu_shares
+
+
+def _memory_mb(node: Node) -> int:
+    return node.resources.memory.memory_mb - node.reserved.memory.memory_mb
+
+
+class Capacity:
+    """Measures with few requests: listings are used again for up to a second."""
+
+    def __init__(
+        self,
+        client: NomadClient,
+        *,
+        stage_protocol: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._stage_protocol = stage_protocol
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._changed_at = 0.0
+        self._nodes: tuple[float, list[Node]] | None = None
+        self._held: dict[str, tuple[float, list[Held]]] = {}
+        self._wishes: dict[str, Wish] = {}
+
+    def room(self, namespace: str, node_pool: str) -> Room:
+        """What may be handed over now. Raises ConnectorUnavailable."""
+        now = self._clock()
+        if self._nodes is None or self._is_stale(self._nodes[0], now):
+            pages = self._client.nodes(self._stage_protocol, _PAGE)
+            self._nodes = (now, [node for page in pages for node in page])
+        if namespace not in self._held or self._is_stale(self._held[namespace][0], now):
+            allocs = self._client.live_allocations(namespace, _PAGE)
+            self._held[namespace] = (now, [alloc for page in allocs for alloc in page])
+        nodes = [node for node in self._nodes[1] if node.node_pool == node_pool]
+        held = self._held[namespace][1]
+        return measure(nodes, held, self._unplaced(namespace, held, now))
+
+    def handed_over(self, spec: AttemptSpec) -> None:
+        """Count an attempt that a listing may not show yet."""
+        wish = Wish(spec.handle.namespace, spec.cores, spec.memory_mb, self._clock())
+        with self._lock:
+            self._wishes[spec.handle.native_id] = wish
+
+    def ended(self, native_ids: Iterable[str]) -> None:
+        """Attempts that hold nothing any more."""
+        with self._lock:
+            for native_id in native_ids:
+                self._wishes.pop(native_id, None)
+
+    def changed(self) -> None:
+        """Something happened at Nomad: the next answer is not from old listings."""
+        self._changed_at = self._clock()
+
+    def _is_stale(self, taken: float, now: float) -> bool:
+        lasts = _AT_LEAST_S if self._changed_at >= taken else _FRESH_S
+        return now - taken >= lasts
+
+    def _unplaced(self, namespace: str, held: Iterable[Held], now: float) -> list[Wish]:
+        placed = {alloc.job_id for alloc in held}
+        with self._lock:
+            # One that Nomad cannot place for long waits for more than this shows.
+            self._wishes = {
+                native_id: wish
+                for native_id, wish in self._wishes.items()
+                if native_id not in placed and now - wish.at < _PLACED_WITHIN_S
+            }
+            return [wish for wish in self._wishes.values() if wish.namespace == namespace]

@@ -1,0 +1,90 @@
+"""What Nomad shows of a job → one Observation. Pure.
+
+An allocation is judged by its tasks, never by its ``ClientStatus``: canceled
+and timed-out allocations end ``complete``, and ``failed`` shows while stage-out
+still uploads. It is over when stage-out is dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bridge.connectors.nomad.verdict import judge
+from bridge.connectors.nomad.view import Run, Task
+from bridge.connectors.nomad.waiting import why_waiting
+from bridge.connectors.nomad.wire import Alloc, Evaluation, Job
+from bridge.models.attempt import Cause, Observation, Observed
+from bridge.models.job import Phase
+
+_PULLING = ("Downloading image", "Docker image pull progress")
+
+
+def newest(allocs: Sequence[Alloc]) -> Alloc | None:
+    """The allocation that counts. A job has several only where Nomad replaced one
+    that never got to run; the fence in the bucket stops any other.
+    """
+    return max(allocs, key=lambda alloc: alloc.create_index, default=None)
+
+
+def placed(allocs: Sequence[Alloc]) -> bool:
+    """Whether the allocations alone tell everything; if not, job and evaluations do."""
+    alloc = newest(allocs)
+    return alloc is not None and not _to_be_replaced(Run.of(alloc))
+
+
+def observe(
+    job: Job | None, allocs: Sequence[Alloc], evaluations: Sequence[Evaluation] = ()
+) -> Observation:
+    """What is known of a job. ``job`` is None when Nomad says there is none; job
+    and evaluations are looked at only where ``placed`` is false.
+    """
+    alloc = newest(allocs)
+    if alloc is None or _to_be_replaced(Run.of(alloc)):
+        return _waiting(job, evaluations)
+    run = Run.of(alloc)
+    if alloc.client_status == "unknown":
+        return Observation(
+            state=Observed.UNKNOWN,
+            reason=f"Machine {run.node} is out of touch" if run.node else None,
+            node=run.node,
+            started_at=run.main.started_at,
+        )
+    if run.is_over:
+        return judge(run)
+    return _under_way(run)
+
+
+def _to_be_replaced(run: Run) -> bool:
+    """Lost before the user's program started: Nomad looks for another node itself."""
+    return run.alloc.client_status == "lost" and not run.main.started
+
+
+def _waiting(job: Job | None, evaluations: Sequence[Evaluation]) -> Observation:
+    if job is None:
+        return Observation(state=Observed.GONE)
+    if job.status != "dead":
+        return Observation(state=Observed.PENDING, reason=why_waiting(evaluations))
+    if job.stop:
+        return Observation(
+            state=Observed.ENDED, cause=Cause.CANCELED, reason="Stopped before it started"
+        )
+    # Garbage collection took the allocation and not yet the job: how it ended
+    # cannot be learned any more.
+    return Observation(state=Observed.UNKNOWN, reason="Nomad has dropped how this run ended")
+
+
+def _under_way(run: Run) -> Observation:
+    if not run.main.started:
+        pulling = run.stage_in.dead and _pulls(run.main)
+        phase = None if run.main.dead else Phase.PULLING if pulling else Phase.STAGING
+        return Observation(state=Observed.PENDING, phase=phase, node=run.node)
+    return Observation(
+        state=Observed.RUNNING,
+        phase=Phase.UPLOADING if run.main.dead else Phase.EXECUTING,
+        node=run.node,
+        started_at=run.main.started_at,
+    )
+
+
+def _pulls(main: Task) -> bool:
+    return bool(main.events) and main.events[-1].display_message.startswith(_PULLING)

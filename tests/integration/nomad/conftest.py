@@ -1,0 +1,131 @@
+"""A real Nomad cluster, and jobs on it through the connector."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.connectors.nomad.connector import NomadConnector
+from bridge.models.attempt import AttemptSpec, Handle, Observation, Observed
+from bridge.models.job import Phase
+from tests.support import needs
+from tests.support.nomad_cluster import POOL, NomadCluster, cluster
+from tests.support.poll import eventually
+
+PREFIX = "bridge-it-"
+
+_FAKE_STAGE = Path(__file__).parents[2] / "support" / "fake_stage.sh"
+
+
+@pytest.fixture(scope="session")
+def image() -> Iterator[str]:
+    """An image as stage would have loaded it; the name is this run's alone."""
+    name = f"connector-test:{uuid.uuid4().hex}"
+    local = f"bridge.invalid/{name}"
+    subprocess.run(["docker", "tag", needs.IMAGE, local], check=True, timeout=60)
+    yield name
+    subprocess.run(["docker", "rmi", local], check=False, timeout=60, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="session")
+def nomad() -> Iterator[NomadCluster]:
+    """A cluster whose node has the stand-in for stage."""
+    for name in ("nomad", "docker"):
+        needs.need(name)
+    with cluster() as running:
+        stage = running.node_home / "bin" / "stage"
+        stage.write_bytes(_FAKE_STAGE.read_bytes())
+        stage.chmod(0o755)
+        (running.node_home / "jobs").mkdir()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def connector(nomad: NomadCluster) -> NomadConnector:
+    return NomadConnector(nomad.connection(), prefix=PREFIX)
+
+
+class Trial:
+    """One attempt: its bucket, and what the connector sees of it."""
+
+    def __init__(self, connector: NomadConnector, bucket: Path, spec: AttemptSpec) -> None:
+        self.connector = connector
+        self.bucket = bucket
+        self.spec = spec
+
+    @property
+    def handle(self) -> Handle:
+        return self.spec.handle
+
+    @property
+    def results(self) -> Path:
+        return self.bucket / "results"
+
+    def look(self) -> Observation:
+        return self.connector.poll([self.handle])[self.handle]
+
+    def hold(self, step: str) -> None:
+        (self.bucket / f"{step}.hold").touch()
+
+    def go_on(self, step: str) -> None:
+        (self.bucket / f"{step}.hold").unlink()
+
+    def until(self, state: Observed, phase: Phase | None = None) -> Observation:
+        def there() -> Observation | None:
+            seen = self.look()
+            reached = seen.state is state and phase in (None, seen.phase)
+            assert reached or seen.state is not Observed.ENDED, seen
+            return seen if reached else None
+
+        seen = eventually(there, timeout=30)
+        assert seen is not None
+        return seen
+
+    def end(self) -> Observation:
+        return self.until(Observed.ENDED)
+
+    def file(self, name: str) -> str:
+        return (self.results / name).read_text()
+
+
+MakeTrial = Callable[..., Trial]
+
+
+@pytest.fixture
+def trial(connector: NomadConnector, nomad: NomadCluster, image: str) -> Iterator[MakeTrial]:
+    """Make an attempt with a run.sh; it is removed from Nomad after the test."""
+    made: list[Trial] = []
+
+    def make(script: str, *, connector: NomadConnector = connector, **changes: object) -> Trial:
+        job_id, bucket_id = uuid.uuid4(), uuid.uuid4()
+        bucket = nomad.node_home / "jobs" / str(bucket_id)
+        bucket.mkdir()
+        (bucket / "run.sh").write_text(script)
+        fields: dict[str, object] = {
+            "handle": Handle(f"{PREFIX}{job_id.hex}-1", POOL),
+            "job_id": job_id,
+            "number": 1,
+            "group": "lab",
+            "code_bucket": "code-abc",
+            "node_pool": POOL,
+            "generation": None,
+            "bucket_id": bucket_id,
+            "image": image,
+            "input_sha256": None,
+            "cores": 1,
+            "memory_mb": 64,
+            "time_limit_s": 600,
+        }
+        one = Trial(connector, bucket, AttemptSpec(**(fields | changes)))  # type: ignore[arg-type]
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        for hold in one.bucket.glob("*.hold"):
+            hold.unlink()
+        one.connector.forget(one.handle)

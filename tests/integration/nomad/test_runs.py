@@ -1,0 +1,287 @@
+"""Attempts on a real agent, through the connector, to each kind of end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+
+import pytest
+
+from bridge.connectors.nomad.connector import NomadConnector
+from bridge.models.attempt import Cause, Observation, Observed
+from bridge.models.job import Phase
+from tests.integration.nomad.conftest import PREFIX, MakeTrial, Trial
+from tests.support.nomad_cluster import POOL, NomadCluster
+from tests.support.poll import eventually
+from tests.unit.connectors.nomad import recorded
+
+pytestmark = pytest.mark.needs("nomad", "docker")
+
+
+def run(trial: MakeTrial, script: str, **changes: object) -> tuple[Trial, Observation]:
+    one = trial(script, **changes)
+    one.connector.submit(one.spec)
+    return one, one.end()
+
+
+def docker(*arguments: str) -> str:
+    answer = subprocess.run(
+        ["docker", *arguments], check=True, capture_output=True, text=True, timeout=20
+    )
+    return answer.stdout
+
+
+def test_success_uploads_what_the_program_wrote(trial: MakeTrial) -> None:
+    one, seen = run(trial, "echo hello; echo trouble >&2; echo 42 >answer.txt")
+    assert (seen.state, seen.cause, seen.exit_code) == (Observed.ENDED, None, 0)
+    assert one.file("answer.txt") == "42\n"
+    assert (one.file("joblog.txt"), one.file("joberr.txt")) == ("hello\n", "trouble\n")
+    assert seen.node == "node-1"
+    assert seen.started_at is not None and seen.ended_at is not None
+    assert seen.started_at < seen.ended_at < time.time() + 1
+
+
+def test_a_trivial_job_is_quick(trial: MakeTrial) -> None:
+    run(trial, "true")  # the first one parses the template and warms the image
+    one = trial("true")
+    began = time.monotonic()
+    one.connector.submit(one.spec)
+    one.end()
+    assert time.monotonic() - began < 3.0  # 1.1 s on an idle machine
+
+
+def test_exit_code_and_partial_results_of_a_failed_program(trial: MakeTrial) -> None:
+    one, seen = run(trial, "echo half >half.txt; exit 3")
+    assert (seen.cause, seen.exit_code, seen.reason) == (Cause.EXIT, 3, "Exit code 3")
+    assert one.file("half.txt") == "half\n"
+
+
+def test_out_of_memory(trial: MakeTrial) -> None:
+    one, seen = run(trial, "dd if=/dev/zero of=/dev/null bs=200M count=1", memory_mb=32)
+    assert (seen.cause, seen.exit_code) == (Cause.OOM, 137)
+    assert (one.results / "joblog.txt").exists()
+
+
+def test_the_container_is_confined(trial: MakeTrial) -> None:
+    script = """
+    pwd; ls -d /sys/class/net/*; grep -E '^(CapEff|NoNewPrivs)' /proc/self/status
+    echo threads=$OMP_NUM_THREADS,$MKL_NUM_THREADS home=$HOME
+    echo bridge=$(env | grep -c BRIDGE_)
+    """
+    one, seen = run(trial, script)
+    assert seen.cause is None
+    log = one.file("joblog.txt").splitlines()
+    assert log[0] == "/rundir"
+    assert "/sys/class/net/lo" in log and not any("eth" in line for line in log)
+    assert "CapEff:\t0000000000000000" in log and "NoNewPrivs:\t1" in log
+    assert "threads=1,1 home=/tmp" in log
+    assert "bridge=0" in log  # the program is not told its bucket
+
+
+def test_the_container_gets_no_more_than_it_asked_for(trial: MakeTrial) -> None:
+    one = trial("while [ ! -e stop ]; do sleep 0.05; done", memory_mb=64)
+    one.connector.submit(one.spec)
+    one.until(Observed.RUNNING, Phase.EXECUTING)
+    of_job = f"label=com.hashicorp.nomad.job_name={one.handle.native_id}"
+    container = docker("ps", "-q", "--filter", of_job).strip()
+    limits = json.loads(docker("inspect", container))[0]["HostConfig"]
+    assert limits["Memory"] == limits["MemorySwap"] == 64 * 2**20
+    assert limits["PidsLimit"] == 4096
+    assert limits["CpuQuota"] / limits["CpuPeriod"] == pytest.approx(1, rel=0.01)
+
+
+def test_stage_is_told_everything_by_environment(trial: MakeTrial, nomad: NomadCluster) -> None:
+    one, _ = run(trial, "true", input_sha256="ab" * 32, number=1)
+    for step in ("in", "out"):
+        told = dict(
+            line.partition("=")[::2]
+            for line in (one.bucket / f"{step}.env").read_text().splitlines()
+        )
+        assert told["BRIDGE_HOME"] == str(nomad.node_home)
+        assert told["BRIDGE_BUCKET"] == str(one.spec.bucket_id)
+        assert told["BRIDGE_CODE_BUCKET"] == "code-abc"
+        assert told["BRIDGE_IMAGE"] == one.spec.image
+        assert told["BRIDGE_INPUT_SHA256"] == "ab" * 32
+        assert told["BRIDGE_ATTEMPT"] == "1"
+        assert told["BRIDGE_RUNTIME"] == "docker"
+        assert told["BRIDGE_UPLOAD_PATIENCE"] == told["BRIDGE_STAGE_IN_LIMIT"] == "3600"
+        assert told["NOMAD_ALLOC_DIR"].startswith(str(nomad.home))
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        (10, Cause.WITHDRAWN),
+        (11, Cause.INPUT_MISSING),
+        (12, Cause.INPUT_INVALID),
+        (13, Cause.STORAGE),
+        (14, Cause.IMAGE_MISSING),
+        (15, Cause.INTERNAL),
+    ],
+)
+def test_stage_in_says_why_it_failed(trial: MakeTrial, code: int, cause: Cause) -> None:
+    one = trial("echo ran >ran.txt")
+    (one.bucket / "in.exit").write_text(str(code))
+    one.connector.submit(one.spec)
+    seen = one.end()
+    assert seen.cause is cause
+    assert seen.started_at is None
+    assert not (one.results / "ran.txt").exists()
+    if cause is Cause.INPUT_MISSING:
+        assert seen.reason == "Input files missing"
+
+
+def test_failed_upload_is_no_success(trial: MakeTrial) -> None:
+    one = trial("true")
+    (one.bucket / "out.exit").write_text("13")
+    one.connector.submit(one.spec)
+    seen = one.end()
+    assert (seen.cause, seen.exit_code) == (Cause.STORAGE, 0)
+
+
+def test_image_that_is_nowhere(trial: MakeTrial) -> None:
+    _, seen = run(trial, "true", image="no-such-image:1")
+    assert seen.cause is Cause.IMAGE_MISSING
+    assert seen.reason is not None and "no-such-image:1" in seen.reason
+
+
+def test_phases_are_seen(trial: MakeTrial) -> None:
+    one = trial("while [ ! -e stop ]; do sleep 0.05; done")
+    one.hold("in")
+    one.hold("out")
+    one.connector.submit(one.spec)
+    assert one.until(Observed.PENDING, Phase.STAGING).node == "node-1"
+    one.go_on("in")
+    assert one.until(Observed.RUNNING, Phase.EXECUTING).started_at is not None
+    one.connector.cancel(one.handle)
+    one.until(Observed.RUNNING, Phase.UPLOADING)
+    one.go_on("out")
+    assert one.end().cause is Cause.CANCELED
+
+
+def test_cancel_before_the_node_starts_anything(trial: MakeTrial) -> None:
+    one = trial("true")
+    one.hold("in")
+    one.connector.submit(one.spec)
+    one.connector.cancel(one.handle)
+    seen = one.end()
+    assert (seen.cause, seen.started_at) == (Cause.CANCELED, None)
+
+
+def test_cancel_while_staging_in(trial: MakeTrial) -> None:
+    one = trial("echo ran >ran.txt")
+    one.hold("in")
+    one.connector.submit(one.spec)
+    eventually((one.bucket / "in.env").exists, timeout=20)
+    one.connector.cancel(one.handle)
+    seen = one.end()
+    assert (seen.cause, seen.started_at) == (Cause.CANCELED, None)
+
+
+def test_cancel_while_running_uploads_partial_results(trial: MakeTrial) -> None:
+    one = trial("trap 'echo tidy >tidy.txt; exit 9' TERM; echo half >half.txt; sleep 60 & wait")
+    one.connector.submit(one.spec)
+    one.until(Observed.RUNNING, Phase.EXECUTING)
+    eventually(lambda: one.look().phase is Phase.EXECUTING, timeout=10)
+    one.connector.cancel(one.handle)
+    seen = one.end()
+    assert seen.cause is Cause.CANCELED
+    assert one.file("half.txt") == "half\n"
+
+
+def test_cancel_while_uploading_changes_nothing(trial: MakeTrial) -> None:
+    one = trial("echo all >all.txt")
+    one.hold("out")
+    one.connector.submit(one.spec)
+    one.until(Observed.RUNNING, Phase.UPLOADING)
+    one.connector.cancel(one.handle)
+    one.go_on("out")
+    assert one.end().cause is None
+    assert one.file("all.txt") == "all\n"
+
+
+def test_the_recorded_job_file_is_what_nomad_makes_of_the_shipped_one(
+    connector: NomadConnector,
+) -> None:
+    assert connector._parsed(POOL) == recorded.template()
+
+
+def test_submit_twice_is_one_run(trial: MakeTrial) -> None:
+    one = trial("echo ran")
+    one.connector.submit(one.spec)
+    one.connector.submit(one.spec)
+    one.end()
+    one.connector.submit(one.spec)  # also when it has ended
+    assert one.look().state is Observed.ENDED
+    assert one.file("joblog.txt") == "ran\n"
+
+
+def test_a_canceled_job_is_not_created_by_a_late_submit(trial: MakeTrial) -> None:
+    one = trial("echo ran")
+    one.hold("in")
+    one.connector.submit(one.spec)
+    one.connector.cancel(one.handle)
+    one.end()
+    one.connector.submit(one.spec)
+    assert one.look().cause is Cause.CANCELED
+
+
+def test_forget_then_gone(trial: MakeTrial) -> None:
+    one, seen = run(trial, "true")
+    assert seen.cause is None
+    one.connector.forget(one.handle)
+    one.connector.forget(one.handle)
+    one.connector.cancel(one.handle)
+    eventually(lambda: one.look().state is Observed.GONE, timeout=10)
+
+
+def test_an_attempt_that_was_never_submitted_is_gone(trial: MakeTrial) -> None:
+    one = trial("true")
+    assert one.look().state is Observed.GONE
+    one.connector.cancel(one.handle)
+
+
+def test_many_are_polled_together_and_swept(trial: MakeTrial, connector: NomadConnector) -> None:
+    waiting = [trial("true") for _ in range(10)]
+    for one in waiting:
+        one.hold("in")
+        connector.submit(one.spec)
+    never = trial("true")
+    handles = [one.handle for one in (*waiting, never)]
+    seen = connector.poll(handles)
+    assert set(seen) == set(handles)
+    assert {seen[one.handle].state for one in waiting} == {Observed.PENDING}
+    assert seen[never.handle].state is Observed.GONE
+    swept = connector.sweep([one.handle.namespace for one in waiting])
+    assert {one.handle for one in waiting} <= set(swept)
+    assert all(handle.native_id.startswith(PREFIX) for handle in swept)
+    for one in waiting:
+        connector.cancel(one.handle)
+    eventually(
+        lambda: (
+            {s.state for h, s in connector.poll(handles).items() if h != never.handle}
+            == {Observed.ENDED}
+        ),
+        timeout=60,
+    )
+    assert not set(handles) & set(connector.sweep([never.handle.namespace]))
+
+
+def test_too_big_says_what_is_short(trial: MakeTrial) -> None:
+    one = trial("true", memory_mb=9_000_000)
+    one.connector.submit(one.spec)
+    reason = eventually(lambda: one.look().reason, timeout=10)
+    assert reason == (
+        "Waiting for a machine: not enough memory free on 1 machine (the job needs 9000000 MiB)"
+    )
+    assert one.look().state is Observed.PENDING
+    one.connector.cancel(one.handle)
+    assert one.end().cause is Cause.CANCELED
+
+
+def test_a_group_without_enrolled_nodes_waits(trial: MakeTrial) -> None:
+    one = trial("true", generation="g1")
+    one.connector.submit(one.spec)
+    reason = eventually(lambda: one.look().reason, timeout=10)
+    assert reason is not None and "not enrolled" in reason and "g1" not in reason

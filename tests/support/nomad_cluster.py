@@ -1,0 +1,296 @@
+"""A Nomad cluster of the tests' own: one server, one client beside Docker.
+
+As in production: mutual TLS, ACLs, strict introduction of nodes, a bridge token
+that may do no more than it must. Everything listens on 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from bridge.connectors.nomad.client import Connection
+from tests.support.certificates import Authority, Pair
+from tests.support.poll import eventually, free_port
+from tests.support.s3 import S3
+
+POOL = "g-lab"  # the one client's node pool; a group lab of the bridge has its jobs here
+# What SECURITY.md tells the operator to give the bridge.
+BRIDGE_POLICY = """
+namespace "g-*" {
+  capabilities = ["register-job", "deregister-job", "purge-job", "read-job", "list-jobs",
+                  "parse-job"]
+}
+node { policy = "read" }
+"""
+_CLOUDS = "env_aws,env_azure,env_digitalocean,env_gce"
+_TIMEOUT_S = 30.0
+
+
+class NomadCluster:
+    """Start with ``cluster()``. The node home is ready but for ``bin/stage``'s S3 keys."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.node_home = home / "node"
+        self.pool = POOL
+        self.management_token = str(uuid.uuid4())
+        self.bridge_token = ""
+        self._authority = Authority(home, "nomad")
+        self.ca_file = self._authority.ca_file
+        self.bridge_pair = self._authority.issue("bridge.global.nomad")
+        self._http, self._rpc, self._serf = free_port(), free_port(), free_port()
+        self.address = f"https://127.0.0.1:{self._http}"
+        self._agents: dict[str, subprocess.Popen[bytes]] = {}
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.verify = str(self.ca_file)
+        self._session.cert = (str(self.bridge_pair.cert), str(self.bridge_pair.key))
+
+    def connection(self, **changes: Any) -> Connection:
+        """How the bridge reaches this cluster, with its own token."""
+        settings: dict[str, Any] = {
+            "address": self.address,
+            "token": self.bridge_token,
+            "ca_file": self.ca_file,
+            "client_cert": self.bridge_pair.cert,
+            "client_key": self.bridge_pair.key,
+        }
+        return Connection(**(settings | changes))
+
+    def register_group(self, namespace: str, pool: str = POOL) -> None:
+        """Make the namespace and the node pool of a group."""
+        self.call("PUT", f"namespace/{namespace}", {"Name": namespace})
+        self.call("PUT", f"node/pool/{pool}", {"Name": pool})
+
+    def token_with(self, policy: str) -> str:
+        """A new ACL token with just this policy (HCL)."""
+        name = f"p-{uuid.uuid4().hex[:8]}"
+        self.call("PUT", f"acl/policy/{name}", {"Name": name, "Rules": policy})
+        token = self.call("PUT", "acl/token", {"Type": "client", "Policies": [name]})
+        return str(token["SecretID"])
+
+    def install_stage(self, node_setup: Path, rclone: str, s3: S3) -> None:
+        """Put the stage program, rclone and the S3 keys on the node."""
+        for folder in ("bin", "lib"):
+            shutil.copytree(node_setup / folder, self.node_home / folder, dirs_exist_ok=True)
+        link = self.node_home / "bin" / "rclone"
+        link.unlink(missing_ok=True)
+        link.symlink_to(rclone)
+        keys = self.node_home / "etc" / "s3.conf"
+        keys.touch(mode=0o600)
+        keys.write_text(f"S3_SERVER={s3.endpoint}\nS3_ACCESS={s3.access}\nS3_SECRET={s3.secret}\n")
+
+    def call(self, method: str, path: str, body: object = None, **params: str) -> Any:
+        """An API call with the management token; the decoded answer."""
+        answer = self._session.request(
+            method,
+            f"{self.address}/v1/{path}",
+            json=body,
+            params=params,
+            headers={"X-Nomad-Token": self.management_token},
+            timeout=20,
+        )
+        assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    def start(self) -> None:
+        """Server, ACLs, the bridge's token, client. Returns when the client is ready."""
+        for folder in ("bin", "etc", "var"):
+            (self.node_home / folder).mkdir(parents=True)
+        self._start_agent("server", self._server_settings())
+        eventually(self._has_keys, timeout=_TIMEOUT_S, every=0.1)
+        # Refused until a leader is elected.
+        eventually(self._bootstrapped, timeout=_TIMEOUT_S, every=0.1)
+        self.bridge_token = self.token_with(BRIDGE_POLICY)
+        self.register_group(POOL)
+        self._introduce_client()
+        self.start_client()
+
+    def start_client(self) -> None:
+        """Start the client (again). Returns when its node is ready."""
+        self._start_agent("client", self._client_settings())
+        eventually(self._node_ready, timeout=_TIMEOUT_S, every=0.1)
+
+    def kill_client(self) -> None:
+        """End the client at once, as a power cut would; containers go on."""
+        agent = self._agents.pop("client")
+        agent.kill()
+        agent.wait(timeout=_TIMEOUT_S)
+
+    def stop(self) -> None:
+        """Stop all jobs, let the client clean up, end both agents."""
+        try:
+            if "client" in self._agents:
+                self._purge_everything()
+        finally:
+            for agent in reversed(self._agents.values()):
+                agent.terminate()
+            for agent in self._agents.values():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    agent.wait(timeout=10)
+                agent.kill()
+                agent.wait(timeout=10)
+            self._session.close()
+
+    def log(self, name: str) -> str:
+        """What an agent has logged."""
+        return (self.home / f"{name}.log").read_text(errors="replace")
+
+    def _purge_everything(self) -> None:
+        for job in self.call("GET", "jobs", namespace="*"):
+            self.call("DELETE", f"job/{job['ID']}", namespace=job["Namespace"], purge="true")
+        eventually(self._all_over, timeout=60, every=0.1)
+        # Unmounts the secrets directories that a root client has mounted.
+        self.call("PUT", "system/gc")
+        allocs = self.home / "client" / "alloc"
+        eventually(lambda: not any(allocs.iterdir()), timeout=20, every=0.1)
+
+    def _all_over(self) -> bool:
+        allocs = self.call("GET", "allocations", namespace="*")
+        return all(
+            task["State"] == "dead"
+            for alloc in allocs
+            if alloc["ClientStatus"] in ("pending", "running")
+            for task in (alloc["TaskStates"] or {"": {"State": "pending"}}).values()
+        )
+
+    def _has_keys(self) -> bool:
+        self._assert_alive("server")
+        try:
+            answer = self._session.get(f"{self.address}/.well-known/jwks.json", timeout=5)
+        except requests.ConnectionError:
+            return False
+        return answer.ok and bool(answer.json().get("keys"))
+
+    def _bootstrapped(self) -> bool:
+        answer = self._session.post(
+            f"{self.address}/v1/acl/bootstrap",
+            json={"BootstrapSecret": self.management_token},
+            timeout=10,
+        )
+        return answer.ok
+
+    def _node_ready(self) -> bool:
+        self._assert_alive("client")
+        nodes = self.call("GET", "nodes", resources="true")
+        return any(
+            node["Status"] == "ready"
+            and all(node["Drivers"].get(name, {}).get("Healthy") for name in ("docker", "raw_exec"))
+            for node in nodes
+        )
+
+    def _assert_alive(self, name: str) -> None:
+        assert self._agents[name].poll() is None, self.log(name)
+
+    def _introduce_client(self) -> None:
+        wanted = {"NodePool": self.pool, "NodeName": "node-1", "TTL": "10m"}
+        token = self.call("POST", "acl/identity/client-introduction-token", wanted)["JWT"]
+        file = self.home / "client" / "client" / "intro_token.jwt"
+        file.parent.mkdir(parents=True)
+        file.touch(mode=0o600)
+        file.write_text(token)
+        # Docker must be able to enter the allocations' folder.
+        (self.home / "client").chmod(0o711)
+
+    def _start_agent(self, name: str, settings: dict[str, Any]) -> None:
+        config = self.home / f"{name}.json"
+        config.write_text(json.dumps(settings))
+        kept = ("PATH", "DOCKER_HOST", "XDG_RUNTIME_DIR")
+        with open(self.home / f"{name}.log", "ab") as log:
+            # Nothing of our environment: a stray AWS_CA_BUNDLE alone stops an agent.
+            self._agents[name] = subprocess.Popen(
+                ["nomad", "agent", "-config", config],
+                env={key: os.environ[key] for key in kept if key in os.environ}
+                | {"HOME": str(self.home)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _server_settings(self) -> dict[str, Any]:
+        ports = {"http": self._http, "rpc": self._rpc, "serf": self._serf}
+        return self._common("server", self._authority.issue("server.global.nomad"), ports) | {
+            "server": {
+                "enabled": True,
+                "bootstrap_expect": 1,
+                "client_introduction": {"enforcement": "strict"},
+                # A lost node is to be noticed within seconds.
+                "min_heartbeat_ttl": "1s",
+                "heartbeat_grace": "2s",
+                "raft_multiplier": 1,
+            },
+        }
+
+    def _client_settings(self) -> dict[str, Any]:
+        ports = {"http": free_port(), "rpc": free_port(), "serf": free_port()}
+        return self._common("client", self._authority.issue("client.global.nomad"), ports) | {
+            "name": "node-1",
+            "client": {
+                "enabled": True,
+                "servers": [f"127.0.0.1:{self._rpc}"],
+                "node_pool": self.pool,
+                "network_interface": "lo",
+                "meta": {"bridge_home": str(self.node_home), "bridge_stage": "1"},
+                "cpu_total_compute": 1000 * (os.cpu_count() or 1),
+                "max_kill_timeout": "5m",
+                "disable_remote_exec": True,
+                "options": {"fingerprint.denylist": _CLOUDS},
+            },
+            "plugin": [
+                {"raw_exec": [{"config": [{"enabled": True}]}]},
+                {"docker": [{"config": [_DOCKER]}]},
+            ],
+        }
+
+    def _common(self, name: str, pair: Pair, ports: dict[str, int]) -> dict[str, Any]:
+        return {
+            "data_dir": str(self.home / name),
+            "bind_addr": "127.0.0.1",
+            "advertise": {kind: f"127.0.0.1:{port}" for kind, port in ports.items()},
+            "ports": ports,
+            "disable_update_check": True,
+            "log_level": "INFO",
+            "acl": {"enabled": True},
+            "tls": {
+                "http": True,
+                "rpc": True,
+                "ca_file": str(self.ca_file),
+                "cert_file": str(pair.cert),
+                "key_file": str(pair.key),
+                "verify_server_hostname": True,
+                "verify_https_client": True,
+            },
+        }
+
+
+_DOCKER = {
+    "volumes": [{"enabled": False}],
+    "gc": [{"image": False, "dangling_containers": [{"enabled": False}]}],
+    "extra_labels": ["job_name"],
+}
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[NomadCluster]:
+    """Run a cluster until the end. Its folder has a short name: Nomad makes unix
+    sockets deep below it, whose paths may have 107 characters.
+    """
+    with tempfile.TemporaryDirectory(prefix="nb-", ignore_cleanup_errors=True) as folder:
+        running = NomadCluster(Path(folder))
+        try:
+            running.start()
+            yield running
+        finally:
+            running.stop()

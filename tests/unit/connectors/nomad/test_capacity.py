@@ -1,0 +1,213 @@
+"""How much room a pool has."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import msgspec
+import pytest
+
+from bridge.connectors.base import Capacity as CapacityContract
+from bridge.connectors.nomad.capacity import Capacity, Wish, measure
+from bridge.connectors.nomad.client import Connection, NomadClient
+from bridge.connectors.nomad.connector import NomadConnector
+from bridge.connectors.nomad.wire import Held, Node
+from bridge.errors import ConnectorUnavailable
+from bridge.models.attempt import AttemptSpec, Handle
+from tests.support.fake_nomad import Answer, FakeNomad
+
+HEALTHY = {"docker": {"Healthy": True}, "raw_exec": {"Healthy": True}}
+
+
+def raw_node(name: str = "n1", *, cores: int = 4, memory: int = 8000, **changes: Any) -> Any:
+    return {
+        "ID": name,
+        "NodePool": "g-lab",
+        "Status": "ready",
+        "SchedulingEligibility": "eligible",
+        "Drivers": HEALTHY,
+        "NodeResources": {"Cpu": {"CpuShares": 1000 * cores}, "Memory": {"MemoryMB": memory}},
+        "ReservedResources": {"Cpu": {"CpuShares": 0}, "Memory": {"MemoryMB": 0}},
+    } | changes
+
+
+def raw_held(job: str, node: str = "n1", *, cores: int = 1, memory: int = 1000) -> Any:
+    def task(mhz: int, mib: int) -> Any:
+        return {"Cpu": {"CpuShares": mhz}, "Memory": {"MemoryMB": mib}}
+
+    tasks = {
+        "stage-in": task(50, 16),
+        "main": task(1000 * cores, memory),
+        "stage-out": task(50, 16),
+    }
+    return {"JobID": job, "NodeID": node, "AllocatedResources": {"Tasks": tasks}}
+
+
+def node(*args: Any, **changes: Any) -> Node:
+    return msgspec.convert(raw_node(*args, **changes), Node)
+
+
+def held(*args: Any, **changes: Any) -> Held:
+    return msgspec.convert(raw_held(*args, **changes), Held)
+
+
+def test_free_is_what_ready_nodes_have_besides_their_allocations() -> None:
+    nodes = [node("n1"), node("n2", cores=8, memory=16000)]
+    room = measure(nodes, [held("a", "n1", cores=3, memory=2000), held("b", "n2")], [])
+    assert (room.cores_free, room.memory_free_mb) == (1 + 7, 6000 + 15000)
+    assert (room.cores_total, room.memory_total_mb) == (8, 16000)
+    assert room.slots > 1000
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"Status": "down"},
+        {"Status": "disconnected"},
+        {"Status": "initializing"},
+        {"SchedulingEligibility": "ineligible"},
+        {"Drivers": {"docker": {"Healthy": False}, "raw_exec": {"Healthy": True}}},
+        {"Drivers": None},
+    ],
+)
+def test_a_pool_with_no_ready_node_gets_nothing(changes: dict[str, Any]) -> None:
+    room = measure([node(**changes)], [], [])
+    assert (room.slots, room.cores_free, room.memory_free_mb) == (0, 0, 0)
+    # It may come back: a job that fits it is not too big.
+    assert (room.cores_total, room.memory_total_mb) == (4, 8000)
+
+
+def test_a_pool_without_nodes_calls_nothing_too_big() -> None:
+    room = measure([], [], [])
+    assert room.slots == 0
+    assert room.cores_total > 1_000_000 and room.memory_total_mb > 100_000_000
+
+
+def test_what_a_node_keeps_for_itself_is_not_room() -> None:
+    reserved = {"Cpu": {"CpuShares": 500}, "Memory": {"MemoryMB": 1000}}
+    room = measure([node(ReservedResources=reserved)], [], [])
+    assert (room.cores_free, room.memory_free_mb) == (3, 7000)
+    assert room.cores_total == 3
+
+
+def test_what_lives_on_a_node_out_of_touch_takes_no_room_elsewhere() -> None:
+    nodes = [node("n1"), node("n2", Status="disconnected")]
+    assert measure(nodes, [held("a", "n2", cores=4)], []).cores_free == 4
+
+
+def test_half_a_core_on_each_of_two_nodes_is_no_core() -> None:
+    nodes = [node("n1", cores=1), node("n2", cores=1)]
+    allocs = [held("a", "n1"), held("b", "n2")]
+    assert measure(nodes, allocs, []).cores_free == 0
+
+
+def test_what_was_just_handed_over_counts() -> None:
+    room = measure([node()], [], [Wish("g-lab", 3, 7500, 0.0)])
+    assert (room.cores_free, room.memory_free_mb) == (1, 500)
+    overfull = measure([node()], [], [Wish("g-lab", 99, 99_000, 0.0)])
+    assert (overfull.cores_free, overfull.memory_free_mb) == (0, 0)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def capacity(client: NomadClient, nomad: FakeNomad, clock: Clock) -> Capacity:
+    other = raw_node("n9", cores=64, NodePool="g-other")
+    nomad.routes["GET", "/v1/nodes"] = Answer(200, [raw_node(), other])
+    nomad.routes["GET", "/v1/allocations"] = Answer(200, [raw_held("bridge-x-1")])
+    return Capacity(client, stage_protocol=1, clock=clock)
+
+
+def spec(native_id: str, cores: int = 1) -> AttemptSpec:
+    return AttemptSpec(
+        handle=Handle(native_id, "g-lab"),
+        job_id=uuid.uuid4(),
+        number=1,
+        group="lab",
+        code_bucket="code-abc",
+        node_pool="g-lab",
+        generation=None,
+        bucket_id=uuid.uuid4(),
+        image="a:1",
+        input_sha256=None,
+        cores=cores,
+        memory_mb=1000,
+        time_limit_s=60,
+    )
+
+
+def test_only_the_pools_own_nodes_count(capacity: Capacity, nomad: FakeNomad) -> None:
+    room = capacity.room("g-lab", "g-lab")
+    assert (room.cores_free, room.cores_total) == (3, 4)
+    nodes, allocations = nomad.requests
+    assert 'Meta.bridge_stage == "1"' in nodes.query["filter"]
+    assert allocations.query["namespace"] == "g-lab"
+    assert allocations.query["task_states"] == "false"
+
+
+def test_listings_last_a_second(capacity: Capacity, nomad: FakeNomad, clock: Clock) -> None:
+    for _ in range(5):
+        capacity.room("g-lab", "g-lab")
+        clock.now += 0.15
+    assert len(nomad.requests) == 2
+    clock.now += 0.5
+    capacity.room("g-lab", "g-lab")
+    assert len(nomad.requests) == 4
+
+
+def test_a_change_is_seen_sooner_but_not_each_one(
+    capacity: Capacity, nomad: FakeNomad, clock: Clock
+) -> None:
+    capacity.room("g-lab", "g-lab")
+    for _ in range(10):
+        capacity.changed()
+        capacity.room("g-lab", "g-lab")
+    assert len(nomad.requests) == 2
+    clock.now += 0.25
+    capacity.room("g-lab", "g-lab")
+    assert len(nomad.requests) == 4
+
+
+def test_a_hand_over_takes_room_until_it_is_listed(
+    capacity: Capacity, nomad: FakeNomad, clock: Clock
+) -> None:
+    capacity.room("g-lab", "g-lab")
+    capacity.handed_over(spec("bridge-x-2", cores=2))
+    assert capacity.room("g-lab", "g-lab").cores_free == 1
+    nomad.routes["GET", "/v1/allocations"] = Answer(200, [raw_held("bridge-x-2", cores=2)])
+    clock.now += 1
+    assert capacity.room("g-lab", "g-lab").cores_free == 2
+
+
+def test_a_hand_over_that_ended_unlisted_gives_its_room_back(
+    capacity: Capacity, clock: Clock
+) -> None:
+    for number in range(2, 5):
+        capacity.handed_over(spec(f"bridge-x-{number}"))
+    assert capacity.room("g-lab", "g-lab").cores_free == 0
+    capacity.ended(["bridge-x-2", "bridge-x-9"])
+    assert capacity.room("g-lab", "g-lab").cores_free == 1
+    clock.now += 61  # blocked for another reason than room
+    assert capacity.room("g-lab", "g-lab").cores_free == 3
+
+
+def test_the_connector_has_it(connection: Connection, nomad: FakeNomad) -> None:
+    connector = NomadConnector(connection, prefix="bridge-x-")
+    assert isinstance(connector, CapacityContract)
+    with pytest.raises(ConnectorUnavailable):
+        connector.room("g-lab", "g-lab")
+    nomad.routes["GET", "/v1/nodes"] = Answer(403, "Permission denied")
+    with pytest.raises(ConnectorUnavailable) as caught:
+        connector.room("g-lab", "g-lab")
+    assert "node read" in caught.value.hint
