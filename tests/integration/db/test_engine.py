@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import stat
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import insert, text, update
+from sqlalchemy import event, insert, text, update
 
 from bridge.db import identity, jobs, sqlite
 from bridge.db.engine import Connection, Database
@@ -243,6 +244,45 @@ class TestSqlite:
         with pytest.raises(Unavailable, match="not a database"):
             db.upgrade()
         db.close()
+
+    def test_a_read_inside_a_read_sees_the_same(self, lab: Lab) -> None:
+        def read(_: Connection) -> list[list[str]]:
+            before = names(lab.db)
+            lab.add_group("meanwhile")
+            looked_up = lab.db.look_up(lambda c: [one.name for one in identity.list_groups(c)])
+            return [before, names(lab.db), looked_up]
+
+        assert lab.db.read(read) == [["lab"]] * 3
+        assert names(lab.db) == ["lab", "meanwhile"]
+
+    def test_readers_leave_nothing_open(self, lab: Lab, path: Path) -> None:
+        """A view that stays open would keep the write-ahead log growing for ever."""
+
+        def use_all(_: int) -> None:
+            for call in (lab.db.read, lab.db.look_up):
+                call(identity.list_groups)
+                call(lambda conn: identity.group_by_name(conn, "lab"))
+                with pytest.raises(ZeroDivisionError):
+                    call(lambda conn: len(identity.list_groups(conn)) / 0)
+
+        with ThreadPoolExecutor(20) as pool:
+            list(pool.map(use_all, range(40)))
+            lab.add_group("x")
+            other = sqlite3.connect(path)
+            [(busy, _, _)] = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            other.close()
+        assert busy == 0
+
+    def test_readers_end_with_their_threads(self, lab: Lab) -> None:
+        assert isinstance(lab.db._store, sqlite.Sqlite)
+        closed: list[object] = []
+        event.listen(lab.db._store._reading, "close", lambda driver, _: closed.append(driver))
+        gate = threading.Barrier(5)
+        with ThreadPoolExecutor(5) as pool:
+            list(pool.map(lambda _: (gate.wait(10), names(lab.db)), range(5)))
+            assert closed == []
+        gc.collect()
+        assert len(closed) == 5
 
     def test_closed(self, lab: Lab) -> None:
         lab.db.close()
