@@ -106,7 +106,7 @@ def test_a_supervisor_killed_in_stage_in(node: LocalNode) -> None:
 
 
 def test_a_restarted_machine_is_node_lost(node: LocalNode) -> None:
-    handle = node.submit("sleep 600")
+    handle = node.submit("exec sleep 600")
     node.wait(handle, Observed.RUNNING)
     _kill(node.step(handle, Mark.SUPERVISED).pid)
     job = node.step(handle, Mark.MAIN).pid
