@@ -20,10 +20,13 @@ from bridge.connectors.nomad.jobspec import Settings as NomadSettings
 from bridge.core.access import Access
 from bridge.core.feeder import Feeder, Pace
 from bridge.core.groups import Groups
-from bridge.core.jobs import Jobs
+from bridge.core.jobs import Jobs, Quota
+from bridge.core.outlook import Limits, Outlook
 from bridge.core.queue import Reserve
 from bridge.core.reconcile import Reconciler
 from bridge.core.retry import Rules
+from bridge.core.sets import Sets
+from bridge.core.usage import Usage
 from bridge.core.verdict import Policy
 from bridge.db import instance
 from bridge.db.engine import Database
@@ -39,7 +42,9 @@ class Bridge:
     connectors: Mapping[str, Connector]
     access: Access
     jobs: Jobs
+    sets: Sets
     groups: Groups
+    usage: Usage
     feeder: Feeder
     reconciler: Reconciler
     storage: EmbeddedS3 | None
@@ -90,12 +95,27 @@ def build(config: Config) -> Bridge:
         db=db,
         connectors=connectors,
         access=Access(db),
-        jobs=Jobs(db, wake=wake.set),
+        jobs=_jobs(config, db, connectors, wake),
+        sets=Sets(db, wake=wake.set),
         groups=Groups(db),
+        usage=Usage(db),
         feeder=Feeder(db, connectors, prefix=prefix, pace=_pace(config)),
         reconciler=_reconciler(config, db, connectors),
         storage=embedded_storage(config),
         wake=wake,
+    )
+
+
+def _jobs(
+    config: Config, db: Database, connectors: Mapping[str, Connector], wake: threading.Event
+) -> Jobs:
+    limits = config.limits
+    under_way = Limits(per_user=limits.running_per_user, per_group=limits.running_per_group)
+    return Jobs(
+        db,
+        outlook=Outlook(db, connectors, limits=under_way),
+        quota=Quota(per_user=limits.queued_per_user, per_group=limits.queued_per_group),
+        wake=wake.set,
     )
 
 

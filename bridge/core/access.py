@@ -32,7 +32,7 @@ class Access:
             raise Unauthenticated(
                 "This is a compute secret, which only adds nodes.", "Use your API secret."
             )
-        found = self._db.read(lambda conn: identity.user_by_hash(conn, digest(secret)))
+        found = self._db.look_up(lambda conn: identity.user_by_hash(conn, digest(secret)))
         if found is None or found[0].revoked_at is not None:
             raise Unauthenticated(
                 "This API secret is not known, or was revoked.",

@@ -125,12 +125,12 @@ class Groups:
     def set_admin(self, caller: Caller, name: str, admin: bool) -> User:
         """Make a member an admin, or no longer one.
 
-        Raises Forbidden, NotFound, Conflict (the last admin).
+        Raises Forbidden, NotFound, Conflict (the last admin, or revoked).
         """
         me = require_admin(caller)
 
         def write(conn: Connection) -> User:
-            user = self._locked_user(conn, caller.group, name)
+            user = _not_revoked(self._locked_user(conn, caller.group, name))
             if user.admin and not admin:
                 self._keep_an_admin(conn, caller.group, user)
             identity.set_admin(conn, user.id, admin)
@@ -158,9 +158,9 @@ class Groups:
         return secret
 
     def reset_secret(self, group_name: str, user_name: str) -> str:
-        """A new secret for a member, also a revoked one (operator, on the host).
+        """A new secret for a member who lost the old one (operator, on the host).
 
-        Raises NotFound.
+        Raises NotFound, Conflict (revoked).
         """
         secret = new_secret(SecretKind.API)
 
@@ -168,7 +168,7 @@ class Groups:
             group = identity.group_by_name(conn, group_name)
             if group is None:
                 raise NotFound(f"There is no group {group_name!r}.", "nomad-bridge groups list")
-            user = self._locked_user(conn, group, user_name)
+            user = _not_revoked(self._locked_user(conn, group, user_name))
             identity.set_secret(conn, user.id, digest(secret))
             self._audit(conn, group, _OPERATOR, "user.reset-secret", user_name)
 
@@ -209,6 +209,12 @@ class Groups:
             detail=detail,
             now=self._clock(),
         )
+
+
+def _not_revoked(user: User) -> User:
+    if user.revoked_at is not None:
+        raise Conflict(f"{user.name!r} was revoked.", "Add a user of another name.")
+    return user
 
 
 def _check_name(what: str, name: str) -> None:

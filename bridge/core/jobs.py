@@ -6,14 +6,27 @@ import time
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
+import msgspec
+
+from bridge import points
 from bridge.core.access import require_user
+from bridge.core.outlook import Outlook
 from bridge.db import attempts, audit
 from bridge.db import jobs as jobs_db
 from bridge.db.engine import Connection, Database
-from bridge.errors import Conflict, NotFound, NotReady, Refused
-from bridge.models.attempt import Cause
-from bridge.models.identity import Caller, Role
-from bridge.models.job import FINAL, LIVE, Job, JobState, NewJob
+from bridge.errors import Conflict, NotFound, NotReady, Refused, TooMany
+from bridge.models.attempt import Attempt, Cause
+from bridge.models.explanation import Explanation
+from bridge.models.identity import Caller, Role, User
+from bridge.models.job import FINAL, Job, JobState, NewJob
+from bridge.points import Point
+
+
+class Quota(msgspec.Struct, frozen=True):
+    """How many jobs may wait or run; 0 is any number."""
+
+    per_user: int = 0
+    per_group: int = 0
 
 
 class Jobs:
@@ -23,10 +36,14 @@ class Jobs:
         self,
         db: Database,
         *,
+        outlook: Outlook,
+        quota: Quota = Quota(),  # noqa: B008 (frozen)
         wake: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._db = db
+        self._outlook = outlook
+        self._quota = quota
         self._wake = wake
         self._clock = clock
 
@@ -45,8 +62,8 @@ class Jobs:
     ) -> list[UUID | Refused]:
         """Take many jobs in, durably, in one commit; the answers are in order.
 
-        An item that already is a refusal is passed through. Raises Forbidden
-        and NotReady, which concern all items.
+        An item that already is a refusal is passed through. Raises Forbidden,
+        NotReady and TooMany (the quota), which concern all items.
         """
         user = require_user(caller)
         if not caller.group.has_compute_secret:
@@ -55,15 +72,21 @@ class Jobs:
                 "An admin sets it up: nomad-bridge compute-secret rotate.",
             )
         good = [item for item in items if isinstance(item, NewJob)]
-        stored = self._db.write(
-            lambda conn: jobs_db.insert_many(
+
+        def write(conn: Connection) -> list[UUID | jobs_db.Clash]:
+            self._check_quota(conn, caller.group.id, user, good)
+            stored = jobs_db.insert_many(
                 conn,
                 group_id=caller.group.id,
                 user_id=user.id,
                 jobs=good,
                 now=self._clock(),
             )
-        )
+            points.reach(Point.SUBMIT_BEFORE_COMMIT)
+            return stored
+
+        stored = self._db.write(write)
+        points.reach(Point.SUBMIT_COMMITTED)
         self._wake()
         answers = iter(stored)
         return [item if isinstance(item, Refused) else _answer(next(answers)) for item in items]
@@ -71,7 +94,7 @@ class Jobs:
     def get(self, caller: Caller, job_id: UUID) -> Job:
         """One job of the caller's; for an admin, of the group. Raises NotFound, Forbidden."""
         user = require_user(caller)
-        job = self._db.read(lambda conn: jobs_db.get(conn, job_id, group_id=caller.group.id))
+        job = self._db.look_up(lambda conn: jobs_db.get(conn, job_id, group_id=caller.group.id))
         if job is None or (caller.role is not Role.ADMIN and job.user_id != user.id):
             raise NotFound("No such job or not your job.", "List yours: nomad-bridge list.")
         return job
@@ -110,24 +133,12 @@ class Jobs:
 
         def write(conn: Connection) -> None:
             self._audit(conn, caller, "job.cancel", job, now)
-            if jobs_db.move(
-                conn,
-                job.id,
-                frm={JobState.RECEIVED},
-                to=JobState.CANCELED,
-                cancel_requested_at=now,
-                ended_at=now,
-                cause=Cause.CANCELED.value,
-                reason=None,
-            ):
-                return
-            if jobs_db.touch(
-                conn, job.id, state={JobState.SUBMITTED, JobState.RUNNING}, cancel_requested_at=now
-            ):
-                attempts.request_stop(conn, job.id, cause=Cause.CANCELED, now=now)
+            _cancel(conn, job.id, now)
+            points.reach(Point.CANCEL_BEFORE_COMMIT)
 
         if job.state not in FINAL and job.cancel_requested_at is None:
             self._db.write(write)
+            points.reach(Point.CANCEL_COMMITTED)
             self._wake()
         return self.get(caller, job_id)
 
@@ -161,25 +172,84 @@ class Jobs:
         Raises NotFound, Forbidden, Conflict (the job has not ended).
         """
         job = self.get(caller, job_id)
-        if job.state in LIVE:
-            raise Conflict(
-                f"The job is {job.state}; its data is still needed.",
-                "Wait for it or cancel it first.",
-            )
         now = self._clock()
+        changes: dict[str, float] = {}
+        if job.prune_requested_at is None:
+            changes["prune_requested_at"] = now
+        if deleted and job.pruned_at is None:
+            changes["pruned_at"] = now
 
         def write(conn: Connection) -> None:
-            changes: dict[str, float] = {}
-            if job.prune_requested_at is None:
-                changes["prune_requested_at"] = now
+            # Not decided by what we read: it may be back in the queue since.
+            if not jobs_db.touch(conn, job.id, state=FINAL, **changes):
+                raise Conflict(
+                    "The job has not ended; its data is still needed.",
+                    "Wait for it or cancel it first.",
+                )
+            if "prune_requested_at" in changes:
                 self._audit(conn, caller, "job.prune", job, now)
-            if deleted and job.pruned_at is None:
-                changes["pruned_at"] = now
-            if changes:
-                jobs_db.touch(conn, job.id, state=FINAL, **changes)
+            points.reach(Point.PRUNE_BEFORE_COMMIT)
 
-        self._db.write(write)
+        if changes:
+            self._db.write(write)
+            points.reach(Point.PRUNE_COMMITTED)
         return self.get(caller, job_id)
+
+    def retry(self, caller: Caller, job_id: UUID) -> Job:
+        """Try a failed or canceled job again, as if new.
+
+        Raises NotFound, Forbidden, Conflict (not ended so, or its data was given up).
+        """
+        job = self.get(caller, job_id)
+        now = self._clock()
+
+        def write(conn: Connection) -> bool:
+            again = jobs_db.again(conn, job.id)
+            if again:
+                self._audit(conn, caller, "job.retry", job, now)
+            points.reach(Point.RETRY_BEFORE_COMMIT)
+            return again
+
+        done = self._db.write(write)
+        points.reach(Point.RETRY_COMMITTED)
+        if not done:
+            pruned = " and its data was given up" if job.prune_requested_at else ""
+            raise Conflict(
+                f"The job is {self.get(caller, job_id).state}{pruned}; "
+                "only a failed or canceled one that has its data can be tried again.",
+                "Submit its folder again.",
+            )
+        self._wake()
+        return self.get(caller, job_id)
+
+    def attempts(self, caller: Caller, job_id: UUID) -> list[Attempt]:
+        """All attempts of a job, first to last. Raises NotFound, Forbidden."""
+        job = self.get(caller, job_id)
+        return self._db.read(lambda conn: attempts.of_job(conn, job.id))
+
+    def explain(self, caller: Caller, job_id: UUID) -> Explanation:
+        """Why a job is where it is. Raises NotFound, Forbidden."""
+        return self._outlook.explain(self.get(caller, job_id), caller.group)
+
+    def _check_quota(
+        self, conn: Connection, group_id: UUID, user: User, new: Sequence[NewJob]
+    ) -> None:
+        for most, user_id, whose in (
+            (self._quota.per_user, user.id, user.name),
+            (self._quota.per_group, None, "the group"),
+        ):
+            live = jobs_db.count_live(conn, group_id, user_id, most) if most else 0
+            if live + len(new) <= most or not most:
+                continue
+            # What is handed in again, because its answer was lost, counts once.
+            more = len(new) - jobs_db.count_stored(conn, group_id, [job.bucket_id for job in new])
+            if more and live + more > most:
+                raise TooMany(
+                    f"{more} more jobs would be over the limit of {most} that {whose} may have "
+                    "waiting or running.",
+                    "Hand in the rest when some have ended.",
+                    retry_after=60,
+                )
 
     def _audit(self, conn: Connection, caller: Caller, action: str, job: Job, now: float) -> None:
         user = require_user(caller)
@@ -191,6 +261,26 @@ class Jobs:
             target=str(job.id),
             now=now,
         )
+
+
+def _cancel(conn: Connection, job_id: UUID, now: float) -> None:
+    """What waits is canceled, what was handed over asked to stop, what has ended left."""
+    # Without the lock the job could go back to the queue between the two changes.
+    jobs_db.lock(conn, job_id)
+    if jobs_db.move(
+        conn,
+        job_id,
+        frm={JobState.RECEIVED},
+        to=JobState.CANCELED,
+        cancel_requested_at=now,
+        ended_at=now,
+        cause=Cause.CANCELED.value,
+        reason=None,
+    ):
+        return
+    handed_over = {JobState.SUBMITTED, JobState.RUNNING}
+    if jobs_db.touch(conn, job_id, state=handed_over, cancel_requested_at=now):
+        attempts.request_stop(conn, job_id, cause=Cause.CANCELED, now=now)
 
 
 def _answer(stored: UUID | jobs_db.Clash) -> UUID | Refused:

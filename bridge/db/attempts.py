@@ -15,13 +15,12 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, update
 
 from bridge.db import jobs as jobs_db
-from bridge.db.tables import attempts, jobs
+from bridge.db.tables import attempts, is_live, jobs
 from bridge.models.attempt import Attempt, AttemptState, Cause, Handle
 from bridge.models.ids import new_id
 from bridge.models.job import Job, JobState
 
 _COLUMNS: Final = tuple(attempts.c[field] for field in Attempt.__struct_fields__)
-_LIVE: Final = attempts.c.state != AttemptState.ENDED.value
 
 
 class AttemptOfJob(msgspec.Struct, frozen=True):
@@ -128,7 +127,7 @@ def _expired(connector: str, now: float) -> ColumnElement[bool]:
 
 def any_expired(conn: Connection, connector: str, now: float) -> bool:
     """Whether ``reclaim`` would find something; a read, so that idling writes nothing."""
-    query = select(attempts.c.id).where(_LIVE, _expired(connector, now)).limit(1)
+    query = select(attempts.c.id).where(is_live, _expired(connector, now)).limit(1)
     return conn.execute(query).first() is not None
 
 
@@ -138,7 +137,7 @@ def reclaim(
     """Take over expired claims, oldest first; each goes to one taker."""
     oldest = (
         select(attempts.c.id)
-        .where(_LIVE, _expired(connector, now))
+        .where(is_live, _expired(connector, now))
         .order_by(attempts.c.id)
         .limit(limit)
     )
@@ -186,7 +185,7 @@ def request_stop(conn: Connection, job_id: UUID, *, cause: Cause, now: float) ->
     """Record that the live attempt of a job shall stop; the first wish stands."""
     done = conn.execute(
         update(attempts)
-        .where(attempts.c.job_id == job_id.bytes, _LIVE, attempts.c.stop_cause.is_(None))
+        .where(attempts.c.job_id == job_id.bytes, is_live, attempts.c.stop_cause.is_(None))
         .values(stop_cause=cause.value, stop_requested_at=now)
     )
     return done.rowcount == 1
@@ -202,7 +201,7 @@ def live(
         select(*_COLUMNS)
         .where(
             attempts.c.connector == connector,
-            _LIVE,
+            is_live,
             or_(
                 attempts.c.state != AttemptState.CLAIMED.value,
                 and_(attempts.c.stop_cause.is_not(None), attempts.c.claim_expires_at <= now),
@@ -223,7 +222,7 @@ def count_waiting_to_start(conn: Connection, connector: str, group_id: UUID) -> 
         .select_from(attempts.join(jobs, attempts.c.job_id == jobs.c.id))
         .where(
             attempts.c.connector == connector,
-            _LIVE,
+            is_live,
             attempts.c.state != AttemptState.RUNNING.value,
             jobs.c.group_id == group_id.bytes,
         )
@@ -266,7 +265,7 @@ def record_forgotten(conn: Connection, attempt_ids: Collection[UUID], *, now: fl
 
 def unfinished(conn: Connection, native_ids: Collection[str]) -> set[str]:
     """Which of these native ids belong to attempts that have not ended."""
-    query = select(attempts.c.native_id).where(attempts.c.native_id.in_(list(native_ids)), _LIVE)
+    query = select(attempts.c.native_id).where(attempts.c.native_id.in_(list(native_ids)), is_live)
     return set(conn.execute(query).scalars())
 
 

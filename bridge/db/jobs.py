@@ -9,14 +9,14 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, Select, bindparam, select, union_all, update
+from sqlalchemy import Connection, Select, bindparam, func, select, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bridge.db.statements import Prepared
 from bridge.db.tables import jobs as table
 from bridge.db.tables import users
 from bridge.models.ids import new_id
-from bridge.models.job import MOVES, Job, JobState, NewJob, Phase
+from bridge.models.job import LIVE, MOVES, Job, JobState, NewJob, Phase
 
 _JOB: Final = (
     table.c.id,
@@ -196,6 +196,16 @@ def get(conn: Connection, job_id: UUID, group_id: UUID | None = None) -> Job | N
     return job if job is None or group_id in (None, job.group_id) else None
 
 
+def lock(conn: Connection, job_id: UUID) -> Job | None:
+    """One job, which nobody else changes until this transaction ends; None when unknown.
+
+    SQLite needs no lock: it has a single writer.
+    """
+    query = _JOBS.where(table.c.id == job_id.bytes).with_for_update(of=table)
+    row = conn.execute(query).first()
+    return None if row is None else _job(row)
+
+
 def get_many(conn: Connection, job_ids: Iterable[UUID]) -> list[Job]:
     """Those of the jobs that are stored, in no order."""
     query = _JOBS.where(table.c.id.in_([job_id.bytes for job_id in job_ids]))
@@ -260,6 +270,53 @@ def touch(
     Raises ValueError for a column that does not change.
     """
     return _compare_and_set(conn, job_id, state, changes)
+
+
+# What another try of an ended job starts with.
+AGAIN: Final[dict[str, object]] = {
+    "state": JobState.RECEIVED.value,
+    "phase": None,
+    "reason": None,
+    "cause": None,
+    "exit_code": None,
+    "node": None,
+    "started_at": None,
+    "ended_at": None,
+    "cancel_requested_at": None,
+    "retries": 0,
+    "not_before": None,
+}
+
+
+def again(conn: Connection, job_id: UUID) -> bool:
+    """A failed or canceled job waits again; False when it is neither, or its data went."""
+    ended = [JobState.FAILED.value, JobState.CANCELED.value]
+    statement = update(table).where(
+        table.c.id == job_id.bytes,
+        table.c.state.in_(ended),
+        table.c.prune_requested_at.is_(None),
+    )
+    return conn.execute(statement.values(AGAIN)).rowcount == 1
+
+
+def count_live(conn: Connection, group_id: UUID, user_id: UUID | None, at_most: int) -> int:
+    """Jobs of a group, or of one user, that have not ended; counted up to ``at_most``."""
+    live = select(table.c.id).where(
+        table.c.group_id == group_id.bytes, table.c.state.in_(sorted(s.value for s in LIVE))
+    )
+    if user_id is not None:
+        live = live.where(table.c.user_id == user_id.bytes)
+    some = live.limit(at_most).subquery()
+    return int(conn.execute(select(func.count()).select_from(some)).scalar_one())
+
+
+def count_stored(conn: Connection, group_id: UUID, bucket_ids: Collection[UUID]) -> int:
+    """How many of these buckets are jobs of the group already."""
+    stored = select(func.count()).where(
+        table.c.group_id == group_id.bytes,
+        table.c.bucket_id.in_([bucket.bytes for bucket in bucket_ids]),
+    )
+    return int(conn.execute(stored).scalar_one())
 
 
 def _compare_and_set(

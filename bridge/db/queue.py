@@ -7,14 +7,15 @@ of each user.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, func, literal, or_, select
+from sqlalchemy import Connection, and_, func, or_, select
 
-from bridge.db.tables import attempts, groups, is_live, is_waiting, jobs
+from bridge.db.tables import attempts, groups, is_live, is_waiting, jobs, users
 
 _STEP: Final = 16  # jobs of one user that are read at once
 
@@ -79,23 +80,30 @@ def under_way(conn: Connection, group_id: UUID) -> dict[UUID, UnderWay]:
     return {UUID(bytes=row[0]): UnderWay(row[1], row[2]) for row in conn.execute(query)}
 
 
-def ahead(conn: Connection, group_id: UUID, job: Waiting, at_most: int) -> int:
-    """How many waiting jobs of the group have a higher priority, or the same and are
-    older; counted up to ``at_most``.
+def ahead(
+    conn: Connection, group_id: UUID, *, priority: int, job_id: UUID, at_most: int
+) -> dict[str, int]:
+    """By user: waiting jobs of the group with a higher priority, or the same and older.
+
+    Counts ``at_most`` jobs of each kind, those of the higher priorities first.
     """
-    query = (
-        select(literal(1))
-        .where(
-            jobs.c.group_id == group_id.bytes,
-            is_waiting,
-            or_(
-                jobs.c.priority > job.priority,
-                (jobs.c.priority == job.priority) & (jobs.c.id < job.id.bytes),
-            ),
-        )
+    mine = and_(jobs.c.group_id == group_id.bytes, is_waiting)
+    higher = select(jobs.c.user_id).where(mine, jobs.c.priority > priority).limit(at_most)
+    older = (
+        select(jobs.c.user_id)
+        .where(mine, jobs.c.priority == priority, jobs.c.id < job_id.bytes)
         .limit(at_most)
     )
-    return int(conn.execute(select(func.count()).select_from(query.subquery())).scalar_one())
+    counts: Counter[str] = Counter()
+    for part in (higher.subquery(), older.subquery()):
+        query = (
+            select(users.c.name, func.count())
+            .select_from(part.join(users, users.c.id == part.c.user_id))
+            .group_by(users.c.name)
+        )
+        for name, count in conn.execute(query):
+            counts[name] += count
+    return dict(counts)
 
 
 def _next_priority(conn: Connection, group_id: UUID, below: int | None) -> int | None:

@@ -39,6 +39,7 @@ Image = Annotated[str, Meta(max_length=255, pattern=IMAGE_PATTERN, examples=["ps
 Title = Annotated[str, Meta(min_length=1, max_length=255, pattern=_TEXT)]
 Cores = Annotated[int, Meta(ge=1, le=_LARGEST)]
 MemoryMb = Annotated[int, Meta(ge=16, le=_LARGEST, description="MiB, as Docker and Nomad count")]
+OomRetryMb = Annotated[int, Meta(ge=0, le=_LARGEST, description="MiB; 0: no other try")]
 Seconds = Annotated[int, Meta(ge=1, le=_LARGEST)]
 Priority = Annotated[int, Meta(ge=1, le=100, description="100 goes first")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}" + _END)]
@@ -56,6 +57,7 @@ HINTS: Final = {
     "set": "1 to 255 characters without control characters, or leave it out.",
     "cores": "A whole number from 1.",
     "memory_mb": "A whole number of MiB from 16.",
+    "oom_retry_mb": "A whole number of MiB above memory_mb, or 0 for no other try.",
     "time_limit_s": "A whole number of seconds from 1.",
     "priority": "A whole number from 1 to 100; 100 goes first.",
     "hold": "true or false.",

@@ -37,3 +37,8 @@ def new_id() -> UUID:
     return UUID(
         int=((tick >> 12) << 80) | (0x7 << 76) | ((tick & 0xFFF) << 64) | (0b10 << 62) | rand
     )
+
+
+def made_at(one: UUID) -> float:
+    """When an id was made: Unix seconds, to the millisecond."""
+    return (one.int >> 80) / 1000

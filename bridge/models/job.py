@@ -27,7 +27,8 @@ class JobState(StrEnum):
 FINAL: Final = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELED})
 LIVE: Final = frozenset(JobState) - FINAL
 
-# Every legal change of state. Back to RECEIVED is another attempt.
+# Every legal change of state. Back to RECEIVED is another attempt; from an end, only
+# because somebody asked for it.
 MOVES: Final[dict[JobState, frozenset[JobState]]] = {
     JobState.RECEIVED: frozenset({JobState.SUBMITTED, JobState.CANCELED, JobState.FAILED}),
     JobState.SUBMITTED: frozenset(
@@ -43,8 +44,8 @@ MOVES: Final[dict[JobState, frozenset[JobState]]] = {
         {JobState.RECEIVED, JobState.COMPLETED, JobState.FAILED, JobState.CANCELED}
     ),
     JobState.COMPLETED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELED: frozenset(),
+    JobState.FAILED: frozenset({JobState.RECEIVED}),
+    JobState.CANCELED: frozenset({JobState.RECEIVED}),
 }
 
 

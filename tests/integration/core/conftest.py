@@ -12,7 +12,9 @@ from bridge.core.access import Access
 from bridge.core.feeder import Feeder, Pace
 from bridge.core.groups import Groups
 from bridge.core.jobs import Jobs
+from bridge.core.outlook import Outlook
 from bridge.core.reconcile import Reconciler
+from bridge.core.sets import Sets
 from bridge.core.verdict import Policy
 from bridge.db.engine import Database
 from bridge.models.identity import Caller
@@ -42,7 +44,9 @@ class House:
         connectors = {"local": self.scheduler}
         self.access = Access(self.db, self.clock)
         self.groups = Groups(self.db, self.clock)
-        self.jobs = Jobs(self.db, clock=self.clock)
+        outlook = Outlook(self.db, connectors, clock=self.clock)
+        self.jobs = Jobs(self.db, outlook=outlook, clock=self.clock)
+        self.sets = Sets(self.db, clock=self.clock)
         self.feeder = Feeder(
             self.db, connectors, prefix="bridge-t-", pace=Pace(threads=2), clock=self.clock
         )

@@ -65,6 +65,13 @@ class TestMembers:
         with pytest.raises(Conflict, match="revoked"):
             house.groups.add_user(house.root, "ada", False)
 
+    def test_the_revoked_stay_revoked(self, house: House) -> None:
+        house.groups.revoke(house.root, "ada")
+        with pytest.raises(Conflict, match="revoked"):
+            house.groups.reset_secret("lab", "ada")
+        with pytest.raises(Conflict, match="revoked"):
+            house.groups.set_admin(house.root, "ada", True)
+
     def test_regular_users_manage_nobody(self, house: House) -> None:
         for act in (
             lambda: house.groups.add_user(house.ada, "eve", True),

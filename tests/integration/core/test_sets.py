@@ -1,0 +1,141 @@
+"""Sets: many jobs, watched and steered as one."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.core import sets as core_sets
+from bridge.errors import Conflict, NotFound
+from bridge.models.attempt import Cause, Observed
+from bridge.models.job import JobState
+from tests.integration.core.conftest import House
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_sets, "_CHUNK", 3)
+
+
+def fill(house: House, count: int, **fields: object) -> None:
+    for _ in range(count):
+        house.submit(set="scan", **fields)
+
+
+class TestSets:
+    def test_counts_by_state(self, house: House) -> None:
+        fill(house, 10)
+        house.step()
+        summary = house.sets.get(house.ada, "scan")
+        assert summary.jobs == {JobState.RECEIVED: 2, JobState.SUBMITTED: 8}
+        assert summary.first_at <= summary.last_at
+        assert [one.name for one in house.sets.find(house.ada)] == ["scan"]
+
+    def test_cancel_reaches_every_job(self, house: House) -> None:
+        fill(house, 10)
+        house.step()
+        assert house.sets.cancel(house.ada, "scan") == 10
+        assert house.sets.get(house.ada, "scan").jobs == {
+            JobState.CANCELED: 2,
+            JobState.SUBMITTED: 8,
+        }
+        house.reconciler.step()
+        assert len(house.scheduler.cancels) == 8
+        house.scheduler.show(Observed.ENDED, cause=Cause.CANCELED)
+        house.reconciler.step()
+        assert house.sets.get(house.ada, "scan").jobs == {JobState.CANCELED: 10}
+        assert house.sets.cancel(house.ada, "scan") == 0
+
+    def test_hold_and_release(self, house: House) -> None:
+        fill(house, 5)
+        assert house.sets.hold(house.ada, "scan") == 5
+        house.step()
+        assert house.scheduler.submits == []
+        assert house.sets.release(house.ada, "scan") == 5
+        house.step()
+        assert len(house.scheduler.submits) == 5
+
+    def test_only_the_failed_are_tried_again(self, house: House) -> None:
+        fill(house, 4)
+        house.step()
+        failed = list(house.scheduler.shown)[:3]
+        house.scheduler.show(Observed.ENDED, exit_code=0)
+        for handle in failed:
+            house.scheduler.shown[handle] = house.scheduler.shown[handle].__class__(
+                state=Observed.ENDED, cause=Cause.EXIT, exit_code=1
+            )
+        house.reconciler.step()
+        assert house.sets.retry(house.ada, "scan") == 3
+        house.feeder.step()
+        assert len(house.scheduler.submits) == 7
+
+    def test_prune_gives_up_what_ended(self, house: House) -> None:
+        fill(house, 4)
+        house.sets.cancel(house.ada, "scan")
+        house.submit(set="scan")
+        assert house.sets.prune(house.ada, "scan") == 4
+
+    def test_members_steer_their_own_admins_all(self, house: House) -> None:
+        bob = house.add_user("bob")
+        fill(house, 2)
+        house.submit(bob, set="scan")
+        assert house.sets.cancel(bob, "scan") == 1
+        assert house.sets.cancel(house.root, "scan") == 2
+
+    def test_unknown_or_foreign_is_not_found(self, house: House) -> None:
+        fill(house, 1)
+        with pytest.raises(NotFound):
+            house.sets.get(house.add_user("bob"), "scan")
+        with pytest.raises(NotFound):
+            house.sets.cancel(house.ada, "other")
+
+
+class TestRetry:
+    def test_a_failed_job_runs_again_as_if_new(self, house: House) -> None:
+        job = house.submit()
+        house.step()
+        house.scheduler.show(Observed.ENDED, cause=Cause.EXIT, exit_code=3)
+        house.step()
+        again = house.jobs.retry(house.ada, job.id)
+        assert (again.state, again.cause, again.exit_code, again.ended_at) == (
+            JobState.RECEIVED,
+            None,
+            None,
+            None,
+        )
+        house.step()
+        assert [one.number for one in house.jobs.attempts(house.ada, job.id)] == [1, 2]
+
+    def test_a_canceled_job_too(self, house: House) -> None:
+        job = house.submit()
+        house.jobs.cancel(house.ada, job.id)
+        assert house.jobs.retry(house.ada, job.id).cancel_requested_at is None
+        house.step()
+        assert len(house.scheduler.submits) == 1
+
+    def test_not_what_goes_on_went_well_or_was_pruned(self, house: House) -> None:
+        job = house.submit()
+        with pytest.raises(Conflict):
+            house.jobs.retry(house.ada, job.id)
+        house.step()
+        house.scheduler.show(Observed.ENDED)
+        house.step()
+        with pytest.raises(Conflict):
+            house.jobs.retry(house.ada, job.id)
+        other = house.submit()
+        house.jobs.cancel(house.ada, other.id)
+        house.jobs.prune(house.ada, other.id)
+        with pytest.raises(Conflict, match="given up"):
+            house.jobs.retry(house.ada, other.id)
+
+
+class TestExplain:
+    def test_who_is_ahead(self, house: House) -> None:
+        house.scheduler.away = True
+        bob = house.add_user("bob")
+        house.submit(bob)
+        house.submit(priority=60)
+        job = house.submit()
+        said = house.jobs.explain(house.ada, job.id)
+        assert said.ahead == 2
+        assert said.details["ahead_by_user"] == {"ada": 1, "bob": 1}
+        assert "2 jobs are ahead of it" in said.sentence
