@@ -11,96 +11,26 @@ Exit code 1 when a ratio is below 0.4. More in README.md.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import http.client
 import json
-import os
 import shutil
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 from uuid import UUID, uuid4
+
+from running import HERE, Service, child, service
 
 from bridge.models.ids import new_id
 
-HERE = Path(__file__).parent
 ARRAY = 1000
 LEAST = 0.4
 # Held, so that nothing runs: this measures the door, not the queue.
 JOB = {"image": "psi4:1.5", "name": "default", "cores": 1, "memory_mb": 4000, "hold": True}
-
-
-class Service(NamedTuple):
-    """A running service: where it listens, a user's secret, its database file."""
-
-    address: str
-    secret: str
-    database: Path
-
-
-@contextlib.contextmanager
-def child(arguments: Sequence[object], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A Python program that is ended afterwards."""
-    process = subprocess.Popen(
-        [sys.executable, *map(str, arguments)], text=True, cwd=HERE.parent, **options
-    )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
-@contextlib.contextmanager
-def service(folder: Path) -> Iterator[Service]:
-    """A new service in ``folder``, as ``init`` and ``serve`` make it, without a rate limit."""
-    binds = [f"127.0.0.1:{free_port()}" for _ in range(2)]
-    command = ["-m", "bridge.cli.main"]
-    init = ["init", folder, "--group", "lab", "--admin", "root", "--user", "ada"]
-    places = ["--bind", binds[0], "--s3-bind", binds[1], "--runtime", "process"]
-    subprocess.run(
-        [sys.executable, *command, *map(str, init), *places],
-        check=True,
-        cwd=HERE.parent,
-        stdout=subprocess.DEVNULL,
-    )
-    lines = (folder / "credentials.env").read_text().splitlines()
-    known = dict(line.split("=", 1) for line in lines if "=" in line)
-    environment = os.environ | {
-        "NOMAD_BRIDGE_LIMITS_REQUESTS_PER_MINUTE": "100000000",
-        "NOMAD_BRIDGE_STORAGE_EMBEDDED": "false",
-    }
-    serve = [*command, "serve", "--config", folder / "config.yaml"]
-    with (folder / "serve.log").open("w") as log, child(serve, env=environment, stderr=log):
-        wait_for(binds[0])
-        yield Service(binds[0], known["BRIDGE_API_SECRET"], folder / "bridge.db")
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(address: str) -> None:
-    """Until something listens."""
-    host, port = address.split(":")
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return socket.create_connection((host, int(port))).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 class Raw:
