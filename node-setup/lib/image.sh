@@ -29,6 +29,9 @@ provide_image() {
 
 # Beside Nomad the Docker driver pulls, with the credentials that it is configured for.
 pull_image() {
+    printf '%s\n' "$image" | grep -Eqx \
+        '[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+(:[A-Za-z0-9_.-]+)?(@sha256:[0-9a-f]+)?' ||
+        image_missing
     [ -z "${NOMAD_ALLOC_ID:-}" ] || return 0
     ! has_image "$image" || return 0
     write_state phase pulling
@@ -91,9 +94,12 @@ has_image() { # reference [id]
         [ "$found" = "${2:-$found}" ]
         return
     fi
-    grep -qi 'no such image' "$work/log" ||
-        misconfigured "The container engine of this machine does not answer"
+    log_says 'no such image' || engine_away
     return 1
+}
+
+engine_away() {
+    misconfigured "The container engine of this machine does not answer"
 }
 
 # Output to work/out, errors to work/log.
@@ -105,6 +111,7 @@ call_docker() { # arguments…
 }
 
 load_archive() {
+    call_docker version --format '{{.Server.Version}}' || engine_away
     patiently fetch_object || case $trouble in
     missing | denied) image_missing ;;
     *) give_up ;;

@@ -32,8 +32,8 @@ superseded() {
 # same moment, and whichever wrote first learns it before it uploads.
 claim() {
     unowned=$holder,$attempt
-    mkdir -p "$work/put/.bridge"
-    printf '%s %s\n' "$attempt" "$alloc" >"$work/put/.bridge/owner"
+    mkdir -p "$work/put/.bridge" || machine_full
+    printf '%s %s\n' "$attempt" "$alloc" >"$work/put/.bridge/owner" || machine_full
     tries=0
     while [ "$tries" -lt 5 ]; do
         tries=$((tries + 1))
@@ -79,14 +79,15 @@ take_bucket() {
 remove_remains() {
     # Some stores cannot list unfinished uploads; the check after our own upload
     # finds what one of these may still become.
-    call_rclone "$(call_limit)" backend cleanup job: -o max-age=0s || explain
+    call_rclone "$(call_limit)" backend cleanup job: -o max-age=0s ||
+        log_says NoSuchUpload || explain
     [ -f "$work/input/.bridge/manifest" ] || return 0
     awk -v below="$attempt" -f "$lib/manifest-keys.awk" "$work/input/.bridge/manifest" \
-        >"$work/remains"
+        >"$work/remains" || machine_full
     if [ -s "$work/remains" ]; then
         patiently delete_listed "$work/remains" || give_up
         # Last, so that a broken clean-up can be done again.
-        echo .bridge/manifest >"$work/remains"
+        echo .bridge/manifest >"$work/remains" || machine_full
         patiently delete_listed "$work/remains" || give_up
     fi
 }

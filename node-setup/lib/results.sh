@@ -5,6 +5,9 @@
 # The job may have put anything into the run directory and anything in its place. All
 # work is done from the opened directory; no link is followed. Lists of files are
 # lines "size mtime path"; names with control characters are in none of them.
+#
+# On a full disk these lists come out short. Every write of one is checked: what is
+# missing from them would be taken for uploaded, and the run directory be removed.
 
 # shellcheck disable=SC2154  # set by bin/stage, store.sh and owner.sh
 
@@ -37,18 +40,18 @@ upload_results() {
     # A job may take its own files' permissions away.
     chmod -R u+rX . 2>/dev/null
     batch_files=500
-    : >"$work/uploaded"
-    : >"$work/sums"
+    : >"$work/uploaded" || machine_full
+    : >"$work/sums" || machine_full
     owner_seen=0
     for _ in 1 2 3; do
         # The second look finds what changed meanwhile, usually nothing.
-        list_results >"$work/results"
-        comm -13 "$work/uploaded" "$work/results" >"$work/todo"
+        list_results || machine_full
+        comm -13 "$work/uploaded" "$work/results" >"$work/todo" || machine_full
         [ -s "$work/todo" ] || break
         upload_todo
-        sort -u "$work/uploaded" -o "$work/uploaded"
+        sort -u "$work/uploaded" -o "$work/uploaded" || machine_full
     done
-    comm -12 "$work/uploaded" "$work/results" >"$work/listed"
+    comm -12 "$work/uploaded" "$work/results" >"$work/listed" || machine_full
     seal
     finish 0 "$(summary)"
 }
@@ -73,16 +76,18 @@ make_logs() {
     done
 }
 
+# What is new or changed, to work/results.
 list_results() {
-    list_files . | comm -13 "$state/inputs" - |
-        awk -v skipped="$work/skipped" -f "$lib/results.awk"
+    list_files . >"$work/files" &&
+        comm -13 "$state/inputs" "$work/files" >"$work/changed" &&
+        awk -v skipped="$work/skipped" -f "$lib/results.awk" "$work/changed" >"$work/results"
 }
 
 upload_todo() {
     pause=1
     while [ -s "$work/todo" ]; do
-        take_batch
-        hash_batch
+        take_batch || machine_full
+        hash_batch || machine_full
         [ -s "$work/batch" ] || continue
         insist_on_owner
         upload_batch && continue
@@ -100,21 +105,20 @@ take_batch() {
         full { print >rest; next }
         NR > 1 && (NR > files || sum + $1 > bytes || $1 >= large) { full = 1; print >rest; next }
         { print >batch; sum += $1; if ($1 >= large) full = 1 }
-    ' "$work/todo"
-    mv -f "$work/rest" "$work/todo"
+    ' "$work/todo" && mv -f "$work/rest" "$work/todo"
 }
 
 # SHA-256 of the batch to work/sums; what cannot be read leaves the batch.
 hash_batch() {
-    cut -d ' ' -f 3- "$work/batch" | tr '\n' '\0' >"$work/names"
-    xargs -0 sha256sum -z -- <"$work/names" >"$work/hashed" 2>/dev/null &
+    cut -d ' ' -f 3- "$work/batch" | tr '\n' '\0' >"$work/names" || return
+    # Unreadable files are no failure, but what tr cannot write is.
+    xargs -0 sha256sum -z -- <"$work/names" 2>/dev/null | tr '\0' '\n' >"$work/batch-sums" &
     child=$!
-    await_child
-    tr '\0' '\n' <"$work/hashed" >"$work/batch-sums"
-    cat "$work/batch-sums" >>"$work/sums"
-    cut -c 67- "$work/batch-sums" >"$work/names"
-    select_named "$work/names" "$work/batch" >"$work/readable"
-    mv -f "$work/readable" "$work/batch"
+    await_child &&
+        cat "$work/batch-sums" >>"$work/sums" &&
+        cut -c 67- "$work/batch-sums" >"$work/names" &&
+        select_named "$work/names" "$work/batch" >"$work/readable" &&
+        mv -f "$work/readable" "$work/batch"
 }
 
 # The lines of a list whose path is, or with "-v" is not, in a file of names.
@@ -131,7 +135,7 @@ select_named() { # [-v] names list
 # Upload the batch. What got there is added to work/uploaded; what did not and may
 # later goes back to work/todo. Fails when the storage is in the way.
 upload_batch() {
-    cut -d ' ' -f 3- "$work/batch" >"$work/keys"
+    cut -d ' ' -f 3- "$work/batch" >"$work/keys" || machine_full
     began=$(now)
     # rclone opens its own working directory, which is the one that we have open.
     # Of a batch that takes too long, what is under way is brought to its end.
@@ -140,9 +144,10 @@ upload_batch() {
         --max-duration "${BATCH_SECONDS}s" --cutoff-mode soft \
         --s3-upload-cutoff 64Mi --s3-chunk-size 16Mi --s3-upload-concurrency 4
     code=$?
-    sed -n 's/^[0-9/]* [0-9:]* INFO  : \(.*\): Copied ([^()]*)$/\1/p' "$work/log" >"$work/copied"
-    select_named "$work/copied" "$work/batch" >>"$work/uploaded"
-    select_named -v "$work/copied" "$work/batch" >"$work/failed"
+    sed -n 's/^[0-9/]* [0-9:]* INFO  : \(.*\): Copied ([^()]*)$/\1/p' "$work/log" >"$work/copied" ||
+        machine_full
+    select_named "$work/copied" "$work/batch" >>"$work/uploaded" || machine_full
+    select_named -v "$work/copied" "$work/batch" >"$work/failed" || machine_full
     [ "$code" -ne 0 ] || adapt_batch $(($(now) - began))
     if [ -s "$work/copied" ]; then
         renew_patience
@@ -153,7 +158,7 @@ upload_batch() {
         # Files that changed or went: the next look at the folder decides.
         return 0
     fi
-    cat "$work/failed" >>"$work/todo"
+    cat "$work/failed" >>"$work/todo" || machine_full
     log_says 'max transfer duration reached' || return 1
     batch_files=$((batch_files / 2 + 1))
 }
@@ -174,12 +179,12 @@ adapt_batch() { # seconds it took
 # The manifest comes last. Whoever was here before us in a later attempt may still be
 # writing, so then everything is looked at once more, and put again if it differs.
 seal() {
-    mkdir -p "$work/put/.bridge"
-    write_manifest >"$work/put/.bridge/manifest"
+    mkdir -p "$work/put/.bridge" || machine_full
+    write_manifest >"$work/put/.bridge/manifest" || machine_full
     [ $(($(now) - owner_seen)) -lt "$BATCH_SECONDS" ] || insist_on_owner
     patiently put .bridge/manifest || give_up
     [ "$attempt" -gt 1 ] || return 0
-    cut -d ' ' -f 3- "$work/listed" >"$work/listed-keys"
+    cut -d ' ' -f 3- "$work/listed" >"$work/listed-keys" || machine_full
     for _ in 1 2 3 4 5; do
         insist_on_owner
         patiently compare_listed || give_up
@@ -205,8 +210,7 @@ is_manifest_there() {
 }
 
 write_manifest() {
-    printf '{"version":1,"attempt":%s,"alloc":"%s","files":[\n' "$attempt" "$alloc"
-    awk '
+    printf '{"version":1,"attempt":%s,"alloc":"%s","files":[\n' "$attempt" "$alloc" && awk '
         FILENAME == ARGV[1] { sums[substr($0, 67)] = substr($0, 1, 64); next }
         {
             path = $0
@@ -216,8 +220,7 @@ write_manifest() {
             printf "%s{\"key\":\"%s\",\"size\":%s,\"sha256\":\"%s\"}", comma, key, $1, sums[path]
             comma = ",\n"
         }
-    ' "$work/sums" "$work/listed"
-    printf '\n]}\n'
+    ' "$work/sums" "$work/listed" && printf '\n]}\n'
 }
 
 # One sentence: how many files were uploaded, and how many not and why.

@@ -164,14 +164,15 @@ call_limit() {
 # Bring objects of the job's bucket to work/fetched; those that are not there stay away.
 fetch() { # keys…
     rm -rf "$work/fetched"
-    printf '%s\n' "$@" >"$work/keys"
+    # An empty list would fetch nothing and be a success.
+    printf '%s\n' "$@" >"$work/keys" || machine_full
     call_rclone "$(call_limit)" copy job: "$work/fetched" \
         --files-from-raw "$work/keys" --no-traverse
 }
 
 # Write an object of the job's bucket from the file of the same name below work/put.
 put() { # key
-    printf '%s\n' "$1" >"$work/keys"
+    printf '%s\n' "$1" >"$work/keys" || machine_full
     call_rclone "$(call_limit)" copy "$work/put" job: \
         --files-from-raw "$work/keys" --no-traverse --no-check-dest
 }
