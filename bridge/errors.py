@@ -13,6 +13,7 @@
     │   └── TooMany             slow down, ``retry_after`` seconds (429)
     ├── Unavailable             a part we need does not answer; nothing was changed
     │   └── ConnectorUnavailable
+    ├── LeaseLost               another process leads; nothing was changed
     ├── JobRejected             a scheduler refuses this job and always will
     ├── ClientError             the client side could not do what it was asked
     │   ├── Unreachable         service or storage cannot be reached
@@ -91,6 +92,10 @@ class Unavailable(BridgeError):
 
 class ConnectorUnavailable(Unavailable):
     """The scheduler behind a connector cannot be asked now; change nothing, retry."""
+
+
+class LeaseLost(BridgeError):
+    """Another process leads; nothing was changed."""
 
 
 class JobRejected(BridgeError):

@@ -82,7 +82,7 @@ class Limits(Section, frozen=True, kw_only=True):
     ] = 1000
     requests_per_minute: Annotated[
         int, Meta(ge=1, description="Requests per secret and minute; more is answered with 429.")
-    ] = 6000
+    ] = 120_000
     queued_per_user: Annotated[
         int, Meta(ge=0, description="Most jobs of one user that wait or run; 0: any number.")
     ] = 0
@@ -113,6 +113,14 @@ class Queue(Section, frozen=True, kw_only=True):
     reconcile_interval_s: Annotated[
         float, Meta(gt=0, description="Seconds between two looks at attempts that are under way.")
     ] = 0.2
+    lease_s: Annotated[
+        float,
+        Meta(
+            ge=1,
+            description="Of several processes on one database one works the queue; another takes "
+            "over when it was not heard of for so many seconds.",
+        ),
+    ] = 10.0
     claim_ttl_s: Annotated[
         float,
         Meta(gt=0, description="Seconds after which an unconfirmed hand-over is taken up again."),

@@ -11,8 +11,12 @@ from flask import Flask, current_app
 
 from bridge.api.limits import Limits, RateLimit
 from bridge.errors import Refused
+from bridge.models.attempt import Attempt
+from bridge.models.explanation import Explanation
 from bridge.models.identity import Caller, User
 from bridge.models.job import Job, JobState, NewJob
+from bridge.models.job_set import SetSummary
+from bridge.models.usage import Month
 
 _KEY: Final = "nomad-bridge"
 
@@ -59,7 +63,37 @@ class Jobs(Protocol):
 
     def release(self, caller: Caller, job_id: UUID) -> Job: ...
 
+    def retry(self, caller: Caller, job_id: UUID) -> Job: ...
+
     def prune(self, caller: Caller, job_id: UUID, deleted: bool = False) -> Job: ...
+
+    def attempts(self, caller: Caller, job_id: UUID) -> list[Attempt]: ...
+
+    def explain(self, caller: Caller, job_id: UUID) -> Explanation: ...
+
+
+class Sets(Protocol):
+    """The rules of sets; errors are those of ``bridge.core.sets``. Verbs tell how many changed."""
+
+    def find(self, caller: Caller) -> list[SetSummary]: ...
+
+    def get(self, caller: Caller, name: str) -> SetSummary: ...
+
+    def cancel(self, caller: Caller, name: str) -> int: ...
+
+    def hold(self, caller: Caller, name: str) -> int: ...
+
+    def release(self, caller: Caller, name: str) -> int: ...
+
+    def retry(self, caller: Caller, name: str) -> int: ...
+
+    def prune(self, caller: Caller, name: str) -> int: ...
+
+
+class Usage(Protocol):
+    """Who used how much."""
+
+    def by_month(self, caller: Caller) -> list[Month]: ...
 
 
 class Groups(Protocol):
@@ -98,6 +132,12 @@ class Bridge(Protocol):
 
     @property
     def jobs(self) -> Jobs: ...
+
+    @property
+    def sets(self) -> Sets: ...
+
+    @property
+    def usage(self) -> Usage: ...
 
     @property
     def groups(self) -> Groups: ...

@@ -20,6 +20,7 @@ def over_limit(
     for field, value, most in (
         ("cores", job.cores, limits.max_cores),
         ("memory_mb", job.memory_mb, limits.max_memory_mb),
+        ("oom_retry_mb", job.oom_retry_mb, limits.max_memory_mb),
         ("time_limit_s", job.time_limit_s, limits.max_time_limit_s),
     ):
         if value > most:

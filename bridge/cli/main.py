@@ -14,15 +14,16 @@ from typing import Any
 import click
 
 import bridge
-from bridge.cli import admin, demo, images, operator, output, user
+from bridge.cli import admin, demo, images, operator, output, reports, steering, user
 from bridge.cli.options import Session
 from bridge.errors import BridgeError
 
 _INTERRUPTED = 130  # as the shell counts a program ended by Ctrl-C
 _SECTIONS = {
     "Start here": ("demo", "init", "serve"),
-    "Jobs": ("submit", "status", "list", "wait", "get", "cancel", "prune", "hold", "release"),
-    "Group": ("whoami", "activity", "codes", "users", "groups", "compute-secret"),
+    "Jobs": ("submit", "status", "list", "sets", "wait", "get", "cancel", "prune"),
+    "The queue": ("explain", "attempts", "hold", "release", "retry"),
+    "Group": ("whoami", "activity", "usage", "codes", "users", "groups", "compute-secret"),
 }
 
 
@@ -65,7 +66,7 @@ def cli(ctx: click.Context, credentials: Path | None, as_admin: bool) -> None:
     ctx.obj = Session(credentials, as_admin)
 
 
-for _module in (admin, demo, images, operator, user):
+for _module in (admin, demo, images, operator, reports, steering, user):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from uuid import UUID
 
 import click
 
@@ -103,7 +104,7 @@ class Target:
 def targets(command: F) -> F:
     """Which jobs: ids, or folders that were submitted. Default: the current folder."""
     options = (
-        click.argument("jobs", nargs=-1, metavar="[JOB]..."),
+        click.argument("jobs", nargs=-1, metavar="[JOB|DIR]..."),
         click.option(
             "--dir",
             "dirs",
@@ -124,19 +125,40 @@ def targets(command: F) -> F:
     return command
 
 
+def in_set(command: F) -> F:
+    """The option ``--set``: the jobs that share a name, instead of named ones."""
+    option = click.option("--set", "set_", metavar="NAME", help="All jobs of this set, as one.")
+    return option(command)
+
+
+def only_set(name: str, named: dict[str, Any]) -> None:
+    """Raises UsageError when the set has no name, or jobs or folders are named beside it."""
+    if not name:
+        raise click.UsageError("--set needs a name")
+    if any(named.values()):
+        raise click.UsageError("--set is instead of jobs and folders, not beside them")
+
+
 def resolve(jobs: tuple[str, ...], dirs: tuple[Path, ...], globs: tuple[str, ...]) -> list[Target]:
     """The jobs that were named. Raises NotFound for a folder that was not submitted."""
     from bridge.client import handle
 
-    folders = [*dirs, *expand(globs)]
-    if globs:
-        # An unquoted pattern was expanded by the shell: its rest are words.
-        folders += [Path(word) for word in jobs if Path(word).is_dir()]
-        jobs = tuple(word for word in jobs if not Path(word).is_dir())
+    # A word may be a folder, and is one if the shell expanded an unquoted pattern.
+    words = [Path(word) for word in jobs if not _is_id(word) and Path(word).is_dir()]
+    folders = [*dirs, *expand(globs), *words]
+    jobs = tuple(word for word in jobs if Path(word) not in words)
     if not jobs and not folders:
         folders = [Path()]
     named = [Target(job, None) for job in jobs]
     return named + [Target(handle.require_job_id(folder), folder) for folder in folders]
+
+
+def _is_id(word: str) -> bool:
+    # `get` makes folders that are named so.
+    try:
+        return bool(UUID(word))
+    except ValueError:
+        return False
 
 
 def expand(patterns: tuple[str, ...]) -> list[Path]:

@@ -19,7 +19,7 @@ from bridge import errors
 from bridge.errors import BridgeError
 
 if TYPE_CHECKING:
-    from bridge.client.answers import Job
+    from bridge.client.answers import Job, JobSet
 
 FINE: Final = 0
 FAILED: Final = 1
@@ -79,13 +79,36 @@ def show_json(value: object) -> None:
     click.echo(json.dumps(msgspec.to_builtins(value, enc_hook=str), indent=2, ensure_ascii=False))
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def show_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[str] = ()
+) -> None:
     """A table on a terminal; in a pipe one line per row, columns apart by tabs."""
     if not sys.stdout.isatty():
         for row in rows:
             click.echo("\t".join(row))
         return
-    draw_table(columns, rows)
+    draw_table(columns, rows, numbers)
+
+
+def show_filled(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    nothing: str,
+    numbers: Collection[str] = (),
+) -> None:
+    """As ``show_table``; on a terminal columns that would be empty are left out, and
+    ``nothing`` is said when there is no row.
+    """
+    if not sys.stdout.isatty():
+        show_table(columns, rows)
+    elif not rows:
+        click.echo(nothing, err=True)
+    else:
+        filled = [at for at in range(len(columns)) if any(row[at] for row in rows)]
+        draw_table(
+            [columns[at] for at in filled], [[row[at] for at in filled] for row in rows], numbers
+        )
 
 
 def draw_table(
@@ -111,7 +134,7 @@ def draw_table(
 
 
 def show_jobs(jobs: Sequence[Job]) -> None:
-    """One line per job. Columns that would be empty are left out on a terminal."""
+    """One line per job."""
     columns: dict[str, Callable[[Job], str]] = {
         "JOB": lambda job: job.id,
         "NAME": lambda job: job.name,
@@ -121,14 +144,26 @@ def show_jobs(jobs: Sequence[Job]) -> None:
         "AGE": lambda job: age(job.created_at),
         "DETAIL": detail,
     }
-    rows = [{name: cell(job) for name, cell in columns.items()} for job in jobs]
-    shown = list(columns)
-    if sys.stdout.isatty():
-        if not rows:
-            click.echo("No jobs.", err=True)
-            return
-        shown = [name for name in columns if any(row[name] for row in rows)]
-    show_table(shown, [[row[name] for name in shown] for row in rows])
+    rows = [[cell(job) for cell in columns.values()] for job in jobs]
+    show_filled(list(columns), rows, nothing="No jobs.")
+
+
+def show_sets(sets: Sequence[JobSet]) -> None:
+    """One line per set: how many jobs it has, and how many in each state."""
+    from bridge.models.job import JobState
+
+    states = [state.upper() for state in JobState]
+    rows = [
+        [
+            one.name,
+            str(one.size),
+            *(str(one.jobs.get(state, "")) for state in JobState),
+            age(one.last_at),
+        ]
+        for one in sets
+    ]
+    columns = ["SET", "JOBS", *states, "AGE"]
+    show_filled(columns, rows, nothing="No sets.", numbers=["JOBS", *states])
 
 
 def detail(job: Job) -> str:
@@ -146,9 +181,14 @@ def detail(job: Job) -> str:
 
 def age(moment: datetime | None) -> str:
     """How long ago something was, for example ``5 min``."""
-    if moment is None:
+    return duration(moment, None)
+
+
+def duration(start: datetime | None, end: datetime | None) -> str:
+    """How long something took, or takes if it has no end, for example ``5 min``."""
+    if start is None:
         return ""
-    seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
+    seconds = max(0.0, ((end or datetime.now(UTC)) - start).total_seconds())
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
@@ -158,6 +198,11 @@ def age(moment: datetime | None) -> str:
 def ago(moment: datetime | None) -> str:
     """As ``age``, in a sentence: ``5 min ago``."""
     return f"{age(moment)} ago" if moment else ""
+
+
+def count(number: int, what: str) -> str:
+    """A number of things, for example ``2 jobs``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def size(count: float) -> str:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from bridge.cli import options, output
 from bridge.cli.options import Session, Target, pass_session
-from bridge.errors import BridgeError, FolderError
+from bridge.errors import Conflict, NotDone, NotFound, ResultsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from bridge.client.answers import Job
+    from bridge.client.answers import Job, JobSet
+    from bridge.client.results import Fetched
     from bridge.client.workflow import Client
+
+# What concerns one job only; any other error ends a command.
+_OF_A_JOB: Final = (Conflict, NotFound, ResultsError)
 
 
 class SubmitCommand(click.Command):
@@ -49,6 +52,13 @@ class SubmitCommand(click.Command):
     show_default=True,
     metavar="SIZE",
     help="Memory of one job: MiB, or with a unit as in 4GiB.",
+)
+@click.option(
+    "--oom-retry",
+    type=options.Memory(),
+    default=0,
+    metavar="SIZE",
+    help="When it runs out of memory, try again with more, up to this much.",
 )
 @click.option(
     "--time",
@@ -87,6 +97,7 @@ def submit(ctx: click.Context, /, **given: Any) -> None:
         "command": command[0] if len(command) == 1 else command,
         "cores": given["cores"],
         "memory_mb": given["memory"],
+        "oom_retry_mb": given["oom_retry"],
         "time_limit_s": given["time_limit"],
         "set": given["set_"],
         "priority": given["priority"],
@@ -147,7 +158,7 @@ def status(ctx: click.Context, /, json_: bool, **named: Any) -> None:
     client = ctx.ensure_object(Session).client()
     jobs = [client.status(target.job) for target in options.resolve(**named)]
     _show(jobs, as_json=json_, single=len(jobs) == 1)
-    ctx.exit(_verdict(jobs))
+    ctx.exit(_verdict(job.state for job in jobs))
 
 
 @click.command("list")
@@ -167,12 +178,18 @@ def list_(session: Session, /, json_: bool, limit: int, **filters: Any) -> None:
 
 @click.command()
 @options.targets
+@options.in_set
 @click.option("--timeout", type=options.Duration(), metavar="TIME", help="Give up after this long.")
 @options.as_json
 @click.pass_context
-def wait(ctx: click.Context, /, timeout: int | None, json_: bool, **named: Any) -> None:
+def wait(
+    ctx: click.Context, /, set_: str | None, timeout: int | None, json_: bool, **named: Any
+) -> None:
     """Wait until jobs have ended. Exit code 1 when one did not complete."""
     client = ctx.ensure_object(Session).client()
+    if set_ is not None:
+        options.only_set(set_, named)
+        ctx.exit(_wait_for_set(client, set_, timeout, as_json=json_))
     ids = [target.job for target in options.resolve(**named)]
     ended: set[str] = set()
     with output.counting("Waiting", len(ids)) as advance:
@@ -184,37 +201,93 @@ def wait(ctx: click.Context, /, timeout: int | None, json_: bool, **named: Any) 
 
         jobs = client.wait(ids, timeout, report=report)
     _show(jobs, as_json=json_, single=len(jobs) == 1)
-    ctx.exit(_verdict(jobs))
+    ctx.exit(_verdict(job.state for job in jobs))
+
+
+def _wait_for_set(client: Client, name: str, timeout: int | None, *, as_json: bool) -> int:
+    ended = 0
+    with output.counting("Waiting", client.sets.status(name).size) as advance:
+
+        def report(seen: JobSet) -> None:
+            nonlocal ended
+            advance(seen.ended - ended)
+            ended = seen.ended
+
+        found = client.sets.wait(name, timeout, report=report)
+    if as_json:
+        output.show_json(found)
+    else:
+        output.show_sets([found])
+    return _verdict(found.jobs)
 
 
 @click.command()
 @options.targets
+@options.in_set
 @click.option(
     "--to",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where to. Default: the submitted folder, or ./JOB for an id.",
+    help="Where to. Default: the submitted folder, or ./JOB for an id or a set.",
 )
 @options.as_json
-@pass_session
-def get(session: Session, /, to: Path | None, json_: bool, **named: Any) -> None:
+@click.pass_context
+def get(
+    ctx: click.Context, /, set_: str | None, to: Path | None, json_: bool, **named: Any
+) -> None:
     """Fetch the results of ended jobs.
 
     What a broken fetch left is used by the next one. Files of the same name are
     replaced by results.
     """
-    client = session.client()
-    wanted = options.resolve(**named)
+    client, code = ctx.ensure_object(Session).client(), output.FINE
+    if set_ is None:
+        wanted = options.resolve(**named)
+    else:
+        options.only_set(set_, named)
+        wanted, code = _ended(client, set_, as_json=json_)
     fetched = []
     for target in wanted:
-        with output.transferring("Fetching") as progress:
-            dest = _destination(target, to, several=len(wanted) > 1)
-            fetched.append((target.job, client.get(target.job, dest, progress=progress)))
+        dest = _destination(target, to, several=len(wanted) > 1 or set_ is not None)
+        try:
+            with output.transferring("Fetching") as progress:
+                result = client.get(target.job, dest, progress=progress)
+        except _OF_A_JOB as error:
+            # One without results must not keep the others from being fetched.
+            output.show_error(error, as_json=json_)
+            code = code or output.exit_code(error)
+            continue
+        fetched.append({"job": target.job} | _as_dict(result))
+        if not json_:
+            _tell(result)
     if json_:
-        output.show_json([{"job": job} | _as_dict(result) for job, result in fetched])
-        return
-    for _, result in fetched:
-        note = "" if result.verified else " (not verified: the job did not get to list its results)"
-        click.echo(f"{len(result.files)} files in {result.folder}{note}")
+        output.show_json(fetched)
+    ctx.exit(code)
+
+
+def _ended(client: Client, name: str, *, as_json: bool) -> tuple[list[Target], int]:
+    """The jobs of a set whose results can be fetched, and the exit code if that is not all.
+
+    Raises NotFound when none will ever be left.
+    """
+    known, code = client.sets.status(name), output.FINE
+    if live := known.size - known.ended:
+        missing = NotDone(
+            f"{live} of {known.size} jobs have not ended; only the others are fetched",
+            "Fetch again when they have: what is there is kept.",
+        )
+        output.show_error(missing, as_json=as_json)
+        code = output.exit_code(missing)
+    left = [job for job in client.list(set=name) if job.ended and not job.prune_requested_at]
+    if not left and not live:
+        raise NotFound(
+            f"the data of all jobs of set {name} was pruned", "It cannot be brought back."
+        )
+    return [Target(job.id, None) for job in left], code
+
+
+def _tell(result: Fetched) -> None:
+    note = "" if result.verified else " (not verified: the job did not get to list its results)"
+    click.echo(f"{len(result.files)} files in {result.folder}{note}")
 
 
 def _destination(target: Target, to: Path | None, *, several: bool) -> Path:
@@ -224,39 +297,13 @@ def _destination(target: Target, to: Path | None, *, several: bool) -> Path:
     return target.folder or Path(target.job)
 
 
-def _as_dict(result: Any) -> dict[str, Any]:
+def _as_dict(result: Fetched) -> dict[str, Any]:
     return {
         "folder": str(result.folder),
         "files": list(result.files),
         "already_there": result.already_there,
         "verified": result.verified,
     }
-
-
-def _steering(verb: str, text: str) -> click.Command:
-    """A command that does one thing to each of some jobs."""
-
-    @click.command(verb, help=text)
-    @options.targets
-    @options.as_json
-    @click.pass_context
-    def command(ctx: click.Context, /, json_: bool, **named: Any) -> None:
-        client = ctx.ensure_object(Session).client()
-        act: Callable[[str], Job] = getattr(client, verb)
-        jobs, code = [], output.FINE
-        for target in options.resolve(**named):
-            try:
-                jobs.append(act(target.job))
-            except FolderError:
-                raise
-            except BridgeError as error:
-                # One that cannot be steered must not keep the others from it.
-                output.show_error(error, as_json=json_)
-                code = code or output.exit_code(error)
-        _show(jobs, as_json=json_)
-        ctx.exit(code)
-
-    return command
 
 
 @click.command()
@@ -297,9 +344,8 @@ def _show(jobs: Sequence[Job], *, as_json: bool, single: bool = False) -> None:
         output.show_jobs(jobs)
 
 
-def _verdict(jobs: Sequence[Job]) -> int:
-    states = Counter(str(job.state) for job in jobs)
-    return output.FAILED if states["failed"] or states["canceled"] else output.FINE
+def _verdict(states: Iterable[str]) -> int:
+    return output.FINE if {"failed", "canceled"}.isdisjoint(states) else output.FAILED
 
 
 COMMANDS = (
@@ -308,10 +354,6 @@ COMMANDS = (
     list_,
     wait,
     get,
-    _steering("cancel", "Stop jobs; what they wrote so far is kept."),
-    _steering("prune", "Delete the data of ended jobs, for good."),
-    _steering("hold", "Keep waiting jobs from starting."),
-    _steering("release", "Let held jobs start."),
     whoami,
     activity,
 )

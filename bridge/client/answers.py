@@ -38,9 +38,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     hold: bool = False
     input_sha256: str | None = None
     labels: dict[str, str] = {}
+    oom_retry_mb: int = 0
     phase: str | None = None
     reason: str | None = None
     attempt: int = 0
+    retries: int = 0
+    not_before: datetime | None = None
     exit_code: int | None = None
     cause: str | None = None
     node: str | None = None
@@ -55,6 +58,62 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def ended(self) -> bool:
         """Whether the state is final."""
         return self.state in FINAL
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of a job. ``native_id``, its name at the scheduler, is given to admins only."""
+
+    number: int
+    state: str
+    native_id: str | None = None
+    node: str | None = None
+    claimed_at: datetime | None = None
+    submitted_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    exit_code: int | None = None
+    cause: str | None = None
+    reason: str | None = None
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a job is where it is: a sentence, and its numbers by name.
+
+    ``ahead`` is how many waiting jobs come before it, None when it does not wait.
+    """
+
+    explanation: str
+    ahead: int | None = None
+    details: dict[str, Any] = {}
+
+
+class JobSet(msgspec.Struct, frozen=True, kw_only=True):
+    """How many jobs of a set are in which state; when the first and the last came in."""
+
+    name: str
+    jobs: dict[JobState, int]
+    first_at: datetime | None = None
+    last_at: datetime | None = None
+
+    @property
+    def size(self) -> int:
+        """How many jobs it has."""
+        return sum(self.jobs.values())
+
+    @property
+    def ended(self) -> int:
+        """How many of them are in a final state."""
+        return sum(count for state, count in self.jobs.items() if state in FINAL)
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user used in a month (UTC, YYYY-MM)."""
+
+    user: str
+    month: str
+    attempts: int
+    core_seconds: float
+    gpu_seconds: float = 0.0
 
 
 class Activity(msgspec.Struct, frozen=True, kw_only=True):

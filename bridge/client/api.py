@@ -88,7 +88,7 @@ class Api:
         Raises the error class that the service names, or Unreachable when no
         answer of the service came back.
         """
-        url = "/".join([f"{self._url}/v1", *(quote(part, safe="") for part in path)])
+        url = "/".join([f"{self._url}/v1", *map(_segment, path)])
         headers = dict(self._headers)
         data = None
         if body is not None:
@@ -140,6 +140,12 @@ def word_of(error: BridgeError) -> str:
     """The protocol's word for an error, for output in JSON."""
     words = {kind: word for word, kind in _BY_WORD.items()}
     return next((words[kind] for kind in type(error).__mro__ if kind in words), "client_error")
+
+
+def _segment(text: str) -> str:
+    """Any text as one part of a path."""
+    # Dots alone would be taken for steps up the path.
+    return text.replace(".", "%2E") if text in {".", ".."} else quote(text, safe="")
 
 
 def _retries(*, repeatable: bool) -> urllib3.Retry:

@@ -115,7 +115,9 @@ class Storage:
                 answer = self._s3.head_object(Bucket=bucket, Key=key)
         except NotFound:
             return None
-        return Object(key, answer["ContentLength"], answer["ETag"], answer.get("Metadata", {}))
+        # Names of metadata are headers: some servers answer with capital letters.
+        metadata = {name.lower(): text for name, text in answer.get("Metadata", {}).items()}
+        return Object(key, answer["ContentLength"], answer["ETag"], metadata)
 
     def objects(self, bucket: str) -> Iterator[Object]:
         """Every object of a bucket, page by page."""

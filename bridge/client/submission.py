@@ -65,6 +65,7 @@ class Request:
     hold: bool = False
     name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    oom_retry_mb: int = 0
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,7 @@ def _body(uploaded: _Uploaded, request: Request) -> dict[str, Any]:
         "name": request.name or _title(uploaded.folder),
         "cores": request.cores,
         "memory_mb": request.memory_mb,
+        "oom_retry_mb": request.oom_retry_mb,
         "time_limit_s": request.time_limit_s,
         "priority": request.priority,
         "hold": request.hold,

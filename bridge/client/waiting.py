@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from bridge.client.answers import Job
+from bridge.client.answers import Job, JobSet
 from bridge.errors import NotDone
 
 # Late by at most a tenth of the time waited so far, within these bounds.
@@ -40,7 +40,7 @@ def until_ended(
     """
     wanted = list(dict.fromkeys(ids))
     seen: dict[str, Job] = {}
-    began = clock()
+    patience = _Patience(timeout, sleep, clock)
     while True:
         pending = {job_id for job_id in wanted if job_id not in seen or not seen[job_id].ended}
         for job in _look(pending, get, newest):
@@ -50,16 +50,57 @@ def until_ended(
         live = sum(not seen[job_id].ended for job_id in wanted)
         if not live:
             return [seen[job_id] for job_id in wanted]
-        waited = clock() - began
+        patience.pause(live, len(wanted))
+
+
+def until_set_ended(
+    look: Callable[[], JobSet],
+    *,
+    timeout: float | None = None,
+    report: Callable[[JobSet], None] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> JobSet:
+    """Ask until all jobs of a set have ended; returns the set.
+
+    ``timeout`` in seconds. ``report`` hears of every look.
+
+    Raises NotDone when the time is over.
+    """
+    patience = _Patience(timeout, sleep, clock)
+    while True:
+        found = look()
+        if report:
+            report(found)
+        live = found.size - found.ended
+        if not live:
+            return found
+        patience.pause(live, found.size)
+
+
+class _Patience:
+    """Pauses that grow with the time waited, until it is over."""
+
+    def __init__(
+        self, timeout: float | None, sleep: Callable[[float], None], clock: Callable[[], float]
+    ) -> None:
+        self._timeout = timeout
+        self._sleep = sleep
+        self._clock = clock
+        self._began = clock()
+
+    def pause(self, live: int, total: int) -> None:
+        """Sleep before the next look. Raises NotDone when there is none."""
+        waited = self._clock() - self._began
         pause = min(max(waited * _SHARE, _SHORTEST_S), _LONGEST_S)
-        if timeout is not None:
-            if waited >= timeout:
+        if self._timeout is not None:
+            if waited >= self._timeout:
                 raise NotDone(
-                    f"{live} of {len(wanted)} jobs have not ended after {timeout:g} s",
+                    f"{live} of {total} jobs have not ended after {self._timeout:g} s",
                     "They go on; wait again, or look at them with status.",
                 )
-            pause = min(pause, timeout - waited)
-        sleep(pause)
+            pause = min(pause, self._timeout - waited)
+        self._sleep(pause)
 
 
 def _look(pending: set[str], get: Get, newest: Newest) -> Iterator[Job]:

@@ -13,8 +13,18 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from bridge.client import credentials as credentials_
 from bridge.client import waiting
-from bridge.client.answers import Activity, Job, User, Who, decode
+from bridge.client.answers import (
+    Activity,
+    Attempt,
+    Explanation,
+    Job,
+    Usage,
+    User,
+    Who,
+    decode,
+)
 from bridge.client.api import Api
+from bridge.client.sets import Sets
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +42,7 @@ class JobOptions(TypedDict, total=False):
 
     cores: int  # default 1
     memory_mb: int  # MiB, default 4000
+    oom_retry_mb: int  # MiB, up to which to try again after an out-of-memory; default: do not
     time_limit_s: int  # seconds, default one day
     set: str | None  # a name for jobs that belong together
     priority: int  # 1 to 100, default 50; 100 goes first
@@ -196,15 +207,33 @@ class Client:
         """Let a held job start."""
         return self._steer(job, "release")
 
+    def retry(self, job: str) -> Job:
+        """Put a failed or canceled job back into the queue.
+
+        Raises Conflict for any other job, and when its data was pruned.
+        """
+        # Sent once: a repetition would come upon the job as it is then.
+        return decode(self._api.post("jobs", job, "retry", repeatable=False), Job)
+
     def prune(self, job: str) -> Job:
         """Delete the data of an ended job for good. Repeatable.
 
         Raises Conflict while the job is live.
         """
-        marked = self._steer(job, "prune")
-        if marked.bucket_id:
-            self._storage.delete_bucket(marked.bucket_id)
-        return decode(self._api.post("jobs", job, "prune", body={"deleted": True}), Job)
+        return self._delete_data(self._steer(job, "prune"))
+
+    def explain(self, job: str) -> Explanation:
+        """Why a job is where it is, above all: why it waits."""
+        return decode(self._api.get("jobs", job, "explain"), Explanation)
+
+    def attempts(self, job: str) -> Sequence[Attempt]:
+        """The runs of a job, the first one first."""
+        return decode(self._api.get("jobs", job, "attempts")["attempts"], tuple[Attempt, ...])
+
+    @cached_property
+    def sets(self) -> Sets:
+        """Jobs that share a name, as one."""
+        return Sets(self._api, jobs=lambda name: self.list(set=name), delete=self._delete_data)
 
     # Images
 
@@ -230,6 +259,10 @@ class Client:
     def whoami(self) -> Who:
         """Whom the service takes us for."""
         return decode(self._api.get("whoami"), Who)
+
+    def usage(self) -> Sequence[Usage]:
+        """What you used, by month; as admin, what everybody in the group did."""
+        return decode(self._api.get("usage")["usage"], tuple[Usage, ...])
 
     def users(self) -> Sequence[User]:
         """The members of the group (admins)."""
@@ -259,6 +292,12 @@ class Client:
 
     def _steer(self, job: str, verb: str) -> Job:
         return decode(self._api.post("jobs", job, verb), Job)
+
+    def _delete_data(self, job: Job) -> Job:
+        """Delete what is announced to be deleted, and confirm it."""
+        if job.bucket_id:
+            self._storage.delete_bucket(job.bucket_id)
+        return decode(self._api.post("jobs", job.id, "prune", body={"deleted": True}), Job)
 
     @property
     def _code_bucket(self) -> str:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -22,9 +23,13 @@ from bridge.errors import (
     Refused,
     Unauthenticated,
 )
+from bridge.models.attempt import Attempt, AttemptState, Cause
+from bridge.models.explanation import Explanation
 from bridge.models.identity import Caller, Group, Role, User
-from bridge.models.job import FINAL, Job, JobState, NewJob
+from bridge.models.job import FINAL, LIVE, Job, JobState, NewJob
+from bridge.models.job_set import SetSummary
 from bridge.models.secret import SecretKind, kind_of, new_secret
+from bridge.models.usage import Month
 
 NOW: Final = 1_767_225_600.25  # 2026-01-01T00:00:00.250Z
 TOKEN: Final = "grouptokenofalpha"
@@ -210,6 +215,25 @@ class FakeJobs:
             raise Conflict(f"The job is {job.state}; its data is still needed.")
         return self.change(job, prune_requested_at=NOW, pruned_at=NOW if deleted else None)
 
+    def retry(self, caller: Caller, job_id: UUID) -> Job:
+        job = self.get(caller, job_id)
+        if job.state not in {JobState.FAILED, JobState.CANCELED}:
+            raise Conflict(f"The job is {job.state}; only an ended one is tried again.")
+        return self.change(job, state=JobState.RECEIVED, ended_at=None, cancel_requested_at=None)
+
+    def attempts(self, caller: Caller, job_id: UUID) -> list[Attempt]:
+        job = self.get(caller, job_id)
+        return [_attempt(job, number) for number in range(1, job.attempt + 1)]
+
+    def explain(self, caller: Caller, job_id: UUID) -> Explanation:
+        job = self.get(caller, job_id)
+        ahead = sum(
+            other.state is JobState.RECEIVED and other.id < job.id for other in self.jobs.values()
+        )
+        return Explanation(
+            sentence=f"{ahead} jobs are ahead.", ahead=ahead, details={"cores_free": 2}
+        )
+
     def change(self, job: Job, **changes: object) -> Job:
         """Store ``job`` with other values, as a scheduler's news would."""
         self.jobs[job.id] = msgspec.structs.replace(job, **changes)
@@ -237,6 +261,7 @@ class FakeJobs:
             "user": user.name,
             "state": JobState.RECEIVED,
             "attempt": 0,
+            "retries": 0,
             "created_at": NOW,
         }
         self.jobs[job_id] = Job(**{**nothing, **given, **made})
@@ -248,6 +273,62 @@ class FakeJobs:
             raise self.fault
 
 
+class FakeSets:
+    """Sets as what they are: many jobs."""
+
+    def __init__(self, jobs: FakeJobs) -> None:
+        self._jobs = jobs
+
+    def find(self, caller: Caller) -> list[SetSummary]:
+        names = {job.set for job in self._jobs.find(caller, limit=1_000_000)}
+        return [self.get(caller, name) for name in sorted(filter(None, names))]
+
+    def get(self, caller: Caller, name: str) -> SetSummary:
+        states = Counter(job.state for job in self._members(caller, name))
+        return SetSummary(name=name, jobs=dict(states), first_at=NOW, last_at=NOW)
+
+    def cancel(self, caller: Caller, name: str) -> int:
+        return self._steer(caller, name, set(LIVE), self._jobs.cancel)
+
+    def hold(self, caller: Caller, name: str) -> int:
+        return self._steer(caller, name, {JobState.RECEIVED}, self._jobs.hold)
+
+    def release(self, caller: Caller, name: str) -> int:
+        return self._steer(caller, name, {JobState.RECEIVED}, self._jobs.release)
+
+    def retry(self, caller: Caller, name: str) -> int:
+        return self._steer(caller, name, {JobState.FAILED}, self._jobs.retry)
+
+    def prune(self, caller: Caller, name: str) -> int:
+        return self._steer(caller, name, set(FINAL), self._jobs.prune)
+
+    def _steer(
+        self,
+        caller: Caller,
+        name: str,
+        states: set[JobState],
+        act: Callable[[Caller, UUID], Job],
+    ) -> int:
+        steered = [job for job in self._members(caller, name) if job.state in states]
+        return sum(act(caller, job.id) != job for job in steered)
+
+    def _members(self, caller: Caller, name: str) -> list[Job]:
+        found = self._jobs.find(caller, set=name, limit=1_000_000)
+        if not found:
+            raise NotFound(f"There is no set {name!r} with jobs of yours.")
+        return found
+
+
+class FakeUsage:
+    def __init__(self) -> None:
+        self.months: list[Month] = []
+
+    def by_month(self, caller: Caller) -> list[Month]:
+        me = _require_user(caller)
+        everyone = caller.role is Role.ADMIN
+        return [month for month in self.months if everyone or month.user == me.name]
+
+
 class FakeBridge:
     """Group alpha with the admin anna and the members ben and cleo, group beta with bert."""
 
@@ -255,6 +336,8 @@ class FakeBridge:
         self.groups = FakeGroups()
         self.access = FakeAccess(self.groups)
         self.jobs = FakeJobs()
+        self.sets = FakeSets(self.jobs)
+        self.usage = FakeUsage()
         self.alpha = self.groups.add_group("alpha", TOKEN)
         self.anna = self.groups.add_member(self.alpha, "anna", admin=True)
         self.ben = self.groups.add_member(self.alpha, "ben")
@@ -267,6 +350,29 @@ class FakeBridge:
     def ready(self) -> list[Finding]:
         self.looks += 1
         return self.findings
+
+
+def _attempt(job: Job, number: int) -> Attempt:
+    """The ``number``-th run of a job, all but the last lost with their node."""
+    nothing = dict.fromkeys(Attempt.__struct_fields__)
+    last = number == job.attempt
+    known: dict[str, Any] = {
+        "id": UUID(int=number),
+        "job_id": job.id,
+        "number": number,
+        "connector": "local",
+        "native_id": f"bridge-test-{job.id.hex}-{number}",
+        "namespace": "g-alpha",
+        "state": AttemptState.RUNNING if last else AttemptState.ENDED,
+        "claim_token": UUID(int=77),
+        "claimed_at": NOW,
+        "submitted_at": NOW,
+        "node": "node7",
+        "cause": None if last else Cause.NODE_LOST,
+        "reason": None if last else "the node went away",
+        "ended_at": None if last else NOW,
+    }
+    return Attempt(**{**nothing, **known})
 
 
 def _require_user(caller: Caller) -> User:

@@ -10,15 +10,17 @@ import contextlib
 import json
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 Answer = tuple[int, Any]
 
 SECRET = "nbapi_" + "a" * 52
+NOW = "2026-01-31T12:00:00.000Z"
 
 
 @dataclass
@@ -38,6 +40,7 @@ class FakeService:
 
     url: str = ""
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    attempts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
     answers: list[Scripted] = field(default_factory=list)
     code_bucket: str = "code-abcdefgh"
@@ -72,8 +75,13 @@ class FakeService:
         """The answer to a request."""
         parts = urlsplit(url)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        route = (method, *parts.path.strip("/").split("/")[1:])
-        return self._about_group(route, body) or self._about_jobs(route, query, body)
+        route = (method, *map(unquote, parts.path.strip("/").split("/")[1:]))
+        return (
+            self._about_group(route, body)
+            or self._about_sets(route)
+            or self._about_runs(route)
+            or self._about_jobs(route, query, body)
+        )
 
     def _about_group(self, route: tuple[str, ...], body: Any) -> Answer | None:
         match route:
@@ -92,6 +100,43 @@ class FakeService:
                 return 201, body | {"secret": SECRET}
             case "POST", "compute-secret", "rotate":
                 return 200, {"secret": "nbcompute_" + "b" * 52}
+            case "GET", "usage":
+                used = {"user": "ada", "month": "2026-01", "attempts": 3}
+                return 200, {"usage": [used | {"core_seconds": 5400.0, "gpu_seconds": 0.0}]}
+        return None
+
+    def _about_sets(self, route: tuple[str, ...]) -> Answer | None:
+        names = sorted({job["set"] for job in self.jobs.values() if job.get("set")})
+        match route:
+            case "GET", "sets":
+                return 200, {"sets": [self._summary(name) for name in names]}
+            case "GET", "sets", name if name in names:
+                return 200, self._summary(name)
+            case "POST", "sets", name, verb if name in names:
+                changed = 0
+                for job in self._members(name):
+                    before = dict(job)
+                    # What a verb does not apply to is left alone.
+                    if verb != "retry" or job["state"] == "failed":
+                        self._steer(job, verb, None)
+                    changed += job != before
+                return 200, {"set": name, "changed": changed}
+        return None
+
+    def _members(self, name: str) -> list[dict[str, Any]]:
+        return [job for job in self.jobs.values() if job.get("set") == name]
+
+    def _summary(self, name: str) -> dict[str, Any]:
+        states = Counter(job["state"] for job in self._members(name))
+        return {"name": name, "jobs": states, "first_at": NOW, "last_at": NOW}
+
+    def _about_runs(self, route: tuple[str, ...]) -> Answer | None:
+        match route:
+            case "GET", "jobs", job_id, "explain" if job_id in self.jobs:
+                sentence = "2 jobs of bob are ahead."
+                return 200, {"explanation": sentence, "ahead": 2, "details": {"bob": 2}}
+            case "GET", "jobs", job_id, "attempts" if job_id in self.jobs:
+                return 200, {"attempts": self.attempts.get(job_id, [])}
         return None
 
     def _about_jobs(self, route: tuple[str, ...], query: dict[str, str], body: Any) -> Answer:
@@ -121,17 +166,19 @@ class FakeService:
         return 200, {"jobs": page, "next": page[-1]["id"] if len(wanted) > size else None}
 
     def _steer(self, job: dict[str, Any], verb: str, body: Any) -> Answer:
-        now = "2026-01-31T12:00:00.000Z"
         if verb == "prune" and job["state"] not in {"completed", "failed", "canceled"}:
             return 409, {"error": "conflict", "detail": "The job has not ended.", "hint": "Wait."}
+        if verb == "retry" and job["state"] not in {"failed", "canceled"}:
+            return 409, {"error": "conflict", "detail": "The job did not fail.", "hint": "Wait."}
         changes: Any = {
             "cancel": {"state": "canceled"},
+            "retry": {"state": "received"},
             "hold": {"hold": True},
             "release": {"hold": False},
-            "prune": {"prune_requested_at": now},
+            "prune": {"prune_requested_at": NOW},
         }[verb]
         if body == {"deleted": True}:
-            changes["pruned_at"] = now
+            changes["pruned_at"] = NOW
         job |= changes
         return 200, job
 

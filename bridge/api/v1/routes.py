@@ -8,6 +8,7 @@ from uuid import UUID
 
 from flask import Blueprint, Response
 from msgspec import UNSET, UnsetType
+from werkzeug.routing import BaseConverter
 
 from bridge.api import auth
 from bridge.api.decoding import answer, body, decode, decode_many, is_array, query
@@ -21,6 +22,16 @@ from bridge.models.job import Job
 T = TypeVar("T")
 
 blueprint = Blueprint("v1", __name__, url_prefix="/v1")
+
+
+class _AnyText(BaseConverter):
+    """A name of somebody's choice, slashes and all: the server decodes %2F before it routes."""
+
+    regex = ".+"
+    part_isolating = False
+
+
+blueprint.record_once(lambda state: state.app.url_map.converters.update(text=_AnyText))
 
 
 @blueprint.post("/jobs")
@@ -89,6 +100,12 @@ def release(job_id: str) -> Response:
     return _with_job(job_id, services().bridge.jobs.release, takes_body=True)
 
 
+@blueprint.post("/jobs/<job_id>/retry")
+def retry(job_id: str) -> Response:
+    """Put a failed or canceled job back into the queue."""
+    return _with_job(job_id, services().bridge.jobs.retry, takes_body=True)
+
+
 @blueprint.post("/jobs/<job_id>/prune")
 def prune(job_id: str) -> Response:
     """Give an ended job's data up; with ``deleted``, confirm that it is gone."""
@@ -97,6 +114,51 @@ def prune(job_id: str) -> Response:
     asked = decode(translate.PRUNE, data) if data else translate.PruneRequest()
     job = services().bridge.jobs.prune(caller, _job_id(job_id), asked.deleted)
     return answer(translate.job_view(job, caller))
+
+
+@blueprint.get("/jobs/<job_id>/attempts")
+def attempts(job_id: str) -> Response:
+    """The runs of one job, the first one first."""
+    caller = auth.caller()
+    found = services().bridge.jobs.attempts(caller, _job_id(job_id))
+    return answer({"attempts": [translate.attempt_view(attempt, caller) for attempt in found]})
+
+
+@blueprint.get("/jobs/<job_id>/explain")
+def explain(job_id: str) -> Response:
+    """Why one job is where it is."""
+    found = services().bridge.jobs.explain(auth.caller(), _job_id(job_id))
+    return answer(translate.explanation_view(found))
+
+
+@blueprint.get("/sets")
+def find_sets() -> Response:
+    """The caller's sets; for an admin, the group's."""
+    found = services().bridge.sets.find(auth.caller())
+    return answer({"sets": [translate.set_view(one) for one in found]})
+
+
+@blueprint.get("/sets/<text:name>")
+def get_set(name: str) -> Response:
+    """One set."""
+    caller = auth.caller()
+    return answer(translate.set_view(services().bridge.sets.get(caller, _set_name(name))))
+
+
+@blueprint.post("/sets/<text:name>/<any(cancel, hold, release, retry, prune):verb>")
+def steer_set(name: str, verb: str) -> Response:
+    """Do to the jobs of a set what the verb does to one, where it applies."""
+    caller = auth.caller()
+    _no_fields()
+    sets = services().bridge.sets
+    actions = {
+        "cancel": sets.cancel,
+        "hold": sets.hold,
+        "release": sets.release,
+        "retry": sets.retry,
+        "prune": sets.prune,
+    }
+    return answer({"set": name, "changed": actions[verb](caller, _set_name(name))})
 
 
 @blueprint.get("/activity")
@@ -143,6 +205,12 @@ def rotate_compute_secret() -> Response:
     return answer({"secret": services().bridge.groups.rotate_compute_secret(caller)})
 
 
+@blueprint.get("/usage")
+def usage() -> Response:
+    """What the caller used, by month; for an admin, every member of the group."""
+    return answer({"usage": services().bridge.usage.by_month(auth.caller())})
+
+
 @blueprint.get("/whoami")
 def whoami() -> Response:
     """Who the secret belongs to."""
@@ -171,6 +239,13 @@ def _job_id(text: str) -> UUID:
     if value is None:
         raise NotFound("No such job or not your job.", "Job ids look like their `id` in the list.")
     return value
+
+
+def _set_name(text: str) -> str:
+    """The name of a set in a path. Raises NotFound: what can be no name names no set."""
+    if not translate.is_set_name(text):
+        raise NotFound("There is no such set.", "See GET /v1/sets.")
+    return text
 
 
 def _given(value: T | UnsetType) -> T | None:

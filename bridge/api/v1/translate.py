@@ -15,8 +15,11 @@ from bridge.api.limits import Limits
 from bridge.api.submission import over_limit
 from bridge.errors import InvalidRequest, Refused
 from bridge.models import fields
+from bridge.models.attempt import Attempt, AttemptState, Cause
+from bridge.models.explanation import Explanation
 from bridge.models.identity import Caller, Role, User
 from bridge.models.job import Job, JobState, NewJob, Phase
+from bridge.models.job_set import SetSummary
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,6 +31,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     set: fields.Title | None = None
     cores: fields.Cores = 1
     memory_mb: fields.MemoryMb = 4000
+    oom_retry_mb: fields.OomRetryMb = 0
     time_limit_s: fields.Seconds = 86400
     priority: fields.Priority = 50
     hold: bool = False
@@ -76,10 +80,13 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     hold: bool
     input_sha256: str | None
     labels: dict[str, str]
+    oom_retry_mb: int
     state: JobState
     phase: Phase | None
     reason: str | None
     attempt: int
+    retries: int
+    not_before: str | None
     exit_code: int | None
     cause: str | None
     node: str | None
@@ -89,6 +96,39 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     cancel_requested_at: str | None
     prune_requested_at: str | None
     pruned_at: str | None
+
+
+class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of a job. ``native_id``, its name at the scheduler, is for admins."""
+
+    number: int
+    state: AttemptState
+    native_id: str | None
+    node: str | None
+    claimed_at: str
+    submitted_at: str | None
+    started_at: str | None
+    ended_at: str | None
+    exit_code: int | None
+    cause: Cause | None
+    reason: str | None
+
+
+class ExplanationView(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a job is where it is."""
+
+    explanation: str
+    ahead: int | None
+    details: dict[str, object]
+
+
+class SetView(msgspec.Struct, frozen=True, kw_only=True):
+    """How many jobs of a set are in which state."""
+
+    name: str
+    jobs: dict[JobState, int]
+    first_at: str
+    last_at: str
 
 
 class ActivityView(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +169,7 @@ USER: Final = msgspec.json.Decoder(UserRequest)
 
 
 def new_job(sent: Submission, limits: Limits, at: str = "$") -> NewJob | InvalidRequest:
-    """A submission as the model; an error if it is over a limit of this service."""
+    """A submission as the model; an error if it is over a limit of this service, or senseless."""
     job = NewJob(
         bucket_id=UUID(sent.bucket_id),
         image=sent.image,
@@ -142,14 +182,29 @@ def new_job(sent: Submission, limits: Limits, at: str = "$") -> NewJob | Invalid
         hold=sent.hold,
         input_sha256=sent.input_sha256,
         labels=sent.labels,
+        oom_retry_mb=sent.oom_retry_mb,
     )
+    if 0 < job.oom_retry_mb <= job.memory_mb:
+        return InvalidRequest(
+            f"{at}.oom_retry_mb: {job.oom_retry_mb} is not more than memory_mb, {job.memory_mb}.",
+            fields.HINTS["oom_retry_mb"],
+        )
     return over_limit(job, limits, at, {}) or job
 
 
 def is_user_name(text: str) -> bool:
     """Whether ``text`` can be the name of a member at all."""
+    return _fits(text, fields.UserName)
+
+
+def is_set_name(text: str) -> bool:
+    """Whether ``text`` can be the name of a set at all."""
+    return _fits(text, fields.Title)
+
+
+def _fits(text: str, field: Any) -> bool:
     try:
-        msgspec.convert(text, fields.UserName)
+        msgspec.convert(text, field)
     except msgspec.ValidationError:
         return False
     return True
@@ -180,10 +235,13 @@ def job_view(job: Job, caller: Caller) -> JobView:
         hold=job.hold,
         input_sha256=job.input_sha256,
         labels=job.labels,
+        oom_retry_mb=job.oom_retry_mb,
         state=job.state,
         phase=job.phase,
         reason=job.reason,
         attempt=job.attempt,
+        retries=job.retries,
+        not_before=_maybe(job.not_before),
         exit_code=job.exit_code,
         cause=job.cause,
         node=job.node,
@@ -193,6 +251,38 @@ def job_view(job: Job, caller: Caller) -> JobView:
         cancel_requested_at=_maybe(job.cancel_requested_at),
         prune_requested_at=_maybe(job.prune_requested_at),
         pruned_at=_maybe(job.pruned_at),
+    )
+
+
+def attempt_view(attempt: Attempt, caller: Caller) -> AttemptView:
+    """An attempt for ``caller``."""
+    return AttemptView(
+        number=attempt.number,
+        state=attempt.state,
+        native_id=attempt.native_id if caller.role is Role.ADMIN else None,
+        node=attempt.node,
+        claimed_at=rfc3339(attempt.claimed_at),
+        submitted_at=_maybe(attempt.submitted_at),
+        started_at=_maybe(attempt.started_at),
+        ended_at=_maybe(attempt.ended_at),
+        exit_code=attempt.exit_code,
+        cause=attempt.cause,
+        reason=attempt.reason,
+    )
+
+
+def explanation_view(found: Explanation) -> ExplanationView:
+    """An explanation in the words of the wire."""
+    return ExplanationView(explanation=found.sentence, ahead=found.ahead, details=found.details)
+
+
+def set_view(found: SetSummary) -> SetView:
+    """A set as it stands."""
+    return SetView(
+        name=found.name,
+        jobs=found.jobs,
+        first_at=rfc3339(found.first_at),
+        last_at=rfc3339(found.last_at),
     )
 
 

@@ -1,43 +1,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from bridge.cli.main import cli
 from bridge.client import handle
-from tests.support.fake_service import SECRET, FakeService, serving
+from tests.integration.cli.conftest import Run
+from tests.support.fake_service import FakeService
 from tests.support.s3 import S3
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture(name="fake")
-def _fake() -> Iterator[FakeService]:
-    with serving() as running:
-        yield running
-
-
-@pytest.fixture(name="run")
-def _run(fake: FakeService, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command in an empty folder with credentials from a file."""
-    path = tmp_path / "credentials.env"
-    path.write_text(
-        f"BRIDGE_URL={fake.url}\nBRIDGE_API_SECRET={SECRET}\nBRIDGE_GROUP_TOKEN=abc\n"
-        f"BRIDGE_S3_SERVER={s3.endpoint}\nBRIDGE_S3_ACCESS={s3.access}\n"
-        f"BRIDGE_S3_SECRET={s3.secret}\n"
-    )
-    monkeypatch.setenv("BRIDGE_CREDENTIALS", str(path))
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-
-    def run(*arguments: str, **more: str) -> Result:
-        return CliRunner().invoke(cli, arguments, catch_exceptions=False, **more)  # type: ignore[arg-type]
-
-    return run
 
 
 def _folder(name: str) -> Path:
@@ -135,6 +107,15 @@ def test_folder_names_its_job(run: Run, fake: FakeService, monkeypatch: pytest.M
     assert done.exit_code == 1
     assert done.output.split("\t")[0] == job
     assert done.output.rstrip().endswith("Input files missing")
+
+
+def test_a_word_may_be_a_folder_but_an_id_is_an_id(run: Run, fake: FakeService) -> None:
+    _folder("water")
+    job = run("submit", "--dir", "water", "a:1", "--", "true").output.strip()
+    _folder(job)
+    for word in ("water", "./water/", job):
+        assert run("status", word).output.startswith(job)
+    assert run("status", "elsewhere/water").exit_code == 4
 
 
 def test_exit_codes_of_wait(run: Run, fake: FakeService) -> None:

@@ -74,7 +74,12 @@ def test_names_with_dashes_are_listed_as_published(
     client: bridge.Client, storage: Storage, bucket: str
 ) -> None:
     client.publish("my-tool:2-rc1")
+    client.publish("tool-2:rc1")  # nobody could guess where its version begins
     # As the public client publishes: no metadata.
     storage.put(bucket, "crest-2.11.2-rc1.tgz", io.BytesIO(b"x"))
     storage.put(bucket, "notes.txt", io.BytesIO(b"x"))
-    assert [code.image for code in client.codes()] == ["crest:2.11.2-rc1", "my-tool:2-rc1"]
+    assert [code.image for code in client.codes()] == [
+        "crest:2.11.2-rc1",
+        "my-tool:2-rc1",
+        "tool-2:rc1",
+    ]

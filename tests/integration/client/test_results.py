@@ -268,3 +268,34 @@ def test_prune_of_a_live_job_deletes_nothing(
     with pytest.raises(Conflict):
         client.prune(job.id)
     assert storage.head(job.bucket, "run.tgz") is not None
+
+
+def test_prune_of_a_set_deletes_the_data_of_what_ended(
+    client: bridge.Client, fake: FakeService, job: Ended, storage: Storage, tmp_path: Path
+) -> None:
+    live = tmp_path / "live"
+    live.mkdir()
+    (live / "in").write_text("x")
+    waiting = client.submit(live, "a:1", "true", set="both")
+    fake.jobs[job.id]["set"] = "both"
+    heard: list[str] = []
+    assert client.sets.prune("both", report=lambda gone: heard.append(gone.id)) == 1
+    assert heard == [job.id]
+    assert client.status(job.id).pruned_at is not None
+    assert storage.head(job.bucket, "run.tgz") is None
+    assert storage.head(waiting.bucket_id or "", "run.tgz") is not None
+    assert client.sets.prune("both") == 0
+
+
+@pytest.mark.parametrize("path", ["jobs/{}/retry", "sets/both/retry"])
+def test_retry_is_sent_once(
+    client: bridge.Client, fake: FakeService, job: Ended, path: str
+) -> None:
+    fake.end(job.id, "failed", set="both")
+    url = f"/v1/{path.format(job.id)}"
+    fake.script("POST", url, 0)
+    retry = client.retry if "jobs" in path else client.sets.retry
+    with pytest.raises(Unreachable):
+        retry(job.id if "jobs" in path else "both")
+    assert fake.count("POST", url) == 1
+    assert fake.jobs[job.id]["state"] == "failed"

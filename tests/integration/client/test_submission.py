@@ -27,13 +27,15 @@ def _folders(root: Path, count: int) -> Iterator[Path]:
 def test_data_is_there_before_the_job_and_the_handle_says_which(
     client: bridge.Client, fake: FakeService, storage: Storage, folder: Path
 ) -> None:
-    job = client.submit(folder, "psi4:1.5", ["psi4", "a b"], cores=2, memory_mb=100, set="s")
+    job = client.submit(
+        folder, "psi4:1.5", ["psi4", "a b"], cores=2, memory_mb=100, set="s", oom_retry_mb=300
+    )
     assert (folder / "leruli.job").read_text() == f"{job.id}\n"
     bucket = (folder / "leruli.bucket").read_text().strip()
     asked = next(body for method, path, body in fake.requests if path == "/v1/jobs")
     assert asked["bucket_id"] == bucket
     assert (asked["image"], asked["cores"], asked["memory_mb"]) == ("psi4:1.5", 2, 100)
-    assert (asked["name"], asked["set"]) == ("water", "s")
+    assert (asked["name"], asked["set"], asked["oom_retry_mb"]) == ("water", "s", 300)
     data = storage.read(bucket, "run.tgz")
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert tar.getnames() == ["in.xyz", "run.sh"]

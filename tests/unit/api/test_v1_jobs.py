@@ -9,7 +9,8 @@ from bridge.models.job import JobState
 from tests.support.fake_core import NOW, FakeBridge
 from tests.support.http import Door, assert_canonical_error, submission
 
-ACTIONS = ["cancel", "hold", "release", "prune"]
+ACTIONS = ["cancel", "hold", "release", "retry", "prune"]
+QUESTIONS = ["attempts", "explain"]
 
 
 def submitted(door: Door, **changes: object) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def test_an_admin_sees_a_members_job_with_its_bucket(ben: Door, anna: Door) -> N
     assert anna.get(f"/v1/jobs/{job['id']}").get_json()["bucket_id"] == job["bucket_id"]
 
 
-@pytest.mark.parametrize("action", ["", *(f"/{name}" for name in ACTIONS)])
+@pytest.mark.parametrize("action", ["", *(f"/{name}" for name in ACTIONS + QUESTIONS)])
 def test_foreign_unknown_and_impossible_ids_are_the_same_404(
     ben: Door, cleo: Door, bert: Door, action: str
 ) -> None:
@@ -48,7 +49,7 @@ def test_foreign_unknown_and_impossible_ids_are_the_same_404(
         (ben, "%00"),
     ):
         path = f"/v1/jobs/{asked}{action}"
-        response = door.post(path) if action else door.get(path)
+        response = door.post(path) if action[1:] in ACTIONS else door.get(path)
         told.append(assert_canonical_error(response, 404)["detail"])
     assert set(told) == {"No such job or not your job."}
 
@@ -67,6 +68,56 @@ def test_hold_and_release(ben: Door) -> None:
     job = submitted(ben)
     assert ben.post(f"/v1/jobs/{job['id']}/hold").get_json()["hold"] is True
     assert ben.post(f"/v1/jobs/{job['id']}/release").get_json()["hold"] is False
+
+
+def test_a_failed_job_is_retried_and_a_live_one_not(ben: Door, bridge: FakeBridge) -> None:
+    job = submitted(ben)
+    assert_canonical_error(ben.post(f"/v1/jobs/{job['id']}/retry"), 409, "received")
+    ended(bridge, job, state=JobState.FAILED)
+    assert ben.post(f"/v1/jobs/{job['id']}/retry").get_json() == job
+
+
+def test_attempts_show_what_happened_and_only_admins_the_schedulers_name(
+    ben: Door, anna: Door, bridge: FakeBridge
+) -> None:
+    job = submitted(ben)
+    assert ben.get(f"/v1/jobs/{job['id']}/attempts").get_json() == {"attempts": []}
+    bridge.jobs.change(bridge.jobs.jobs[UUID(job["id"])], attempt=2)
+    first, second = ben.get(f"/v1/jobs/{job['id']}/attempts").get_json()["attempts"]
+    assert first == {
+        "number": 1,
+        "state": "ended",
+        "native_id": None,
+        "node": "node7",
+        "claimed_at": "2026-01-01T00:00:00.250Z",
+        "submitted_at": "2026-01-01T00:00:00.250Z",
+        "started_at": None,
+        "ended_at": "2026-01-01T00:00:00.250Z",
+        "exit_code": None,
+        "cause": "node_lost",
+        "reason": "the node went away",
+    }
+    assert (second["number"], second["state"], second["cause"]) == (2, "running", None)
+    seen = anna.get(f"/v1/jobs/{job['id']}/attempts").get_json()["attempts"]
+    assert seen[1]["native_id"] == f"bridge-test-{UUID(job['id']).hex}-2"
+
+
+def test_explain_says_it_in_a_sentence_and_in_numbers(ben: Door, cleo: Door) -> None:
+    submitted(cleo)
+    job = submitted(ben)
+    assert ben.get(f"/v1/jobs/{job['id']}/explain").get_json() == {
+        "explanation": "1 jobs are ahead.",
+        "ahead": 1,
+        "details": {"cores_free": 2},
+    }
+
+
+def test_when_a_job_is_tried_again_is_a_time(ben: Door, bridge: FakeBridge) -> None:
+    job = submitted(ben)
+    assert (job["retries"], job["not_before"]) == (0, None)
+    bridge.jobs.change(bridge.jobs.jobs[UUID(job["id"])], retries=1, not_before=NOW)
+    again = ben.get(f"/v1/jobs/{job['id']}").get_json()
+    assert (again["retries"], again["not_before"]) == (1, "2026-01-01T00:00:00.250Z")
 
 
 def test_prune_in_two_steps(ben: Door, bridge: FakeBridge) -> None:

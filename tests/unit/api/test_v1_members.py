@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from bridge.models.usage import Month
 from tests.support.fake_core import FakeBridge
 from tests.support.http import Door, assert_canonical_error, submission
 
@@ -30,6 +31,25 @@ def test_whoami(anna: Door, ben: Door, reader: Door) -> None:
         "role": "reader",
         "admin": False,
     }
+
+
+def test_members_see_their_own_usage_and_admins_the_groups(
+    anna: Door, ben: Door, reader: Door, bridge: FakeBridge
+) -> None:
+    bridge.usage.months = [
+        Month("cleo", "2026-01", 1, 60.0, 0.0),
+        Month("ben", "2026-01", 3, 7.5, 0),
+    ]
+    bens = {
+        "user": "ben",
+        "month": "2026-01",
+        "attempts": 3,
+        "core_seconds": 7.5,
+        "gpu_seconds": 0,
+    }
+    assert ben.get("/v1/usage").get_json() == {"usage": [bens]}
+    assert len(anna.get("/v1/usage").get_json()["usage"]) == 2
+    assert_canonical_error(reader.get("/v1/usage"), 403)
 
 
 def test_a_new_users_secret_works_and_is_shown_once(anna: Door) -> None:

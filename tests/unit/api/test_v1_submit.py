@@ -66,6 +66,11 @@ BAD_FIELDS: list[tuple[str, Any, str]] = [
     ("memory_mb", -4000, "$.memory_mb"),
     ("memory_mb", 4000.0, "$.memory_mb"),
     ("memory_mb", 100_001, "limit of 100000"),
+    ("oom_retry_mb", -1, "$.oom_retry_mb"),
+    ("oom_retry_mb", 8000.0, "$.oom_retry_mb"),
+    ("oom_retry_mb", None, "$.oom_retry_mb"),
+    ("oom_retry_mb", 4000, "not more than memory_mb, 4000"),
+    ("oom_retry_mb", 100_001, "limit of 100000"),
     ("time_limit_s", 0, "$.time_limit_s"),
     ("time_limit_s", 1_000_001, "limit of 1000000"),
     ("time_limit_s", 1e300, "$.time_limit_s"),
@@ -114,6 +119,7 @@ def test_one_job_answers_201_with_the_job_and_where_it_is(ben: Door) -> None:
         set="dimers",
         cores=2,
         memory_mb=512,
+        oom_retry_mb=2048,
         time_limit_s=60,
         priority=70,
         hold=True,
@@ -134,6 +140,7 @@ def test_what_is_left_out_has_its_default(ben: Door) -> None:
     job = ben.post("/v1/jobs", submission()).get_json()
     assert job["name"] == "default"
     assert (job["cores"], job["memory_mb"], job["time_limit_s"]) == (1, 4000, 86400)
+    assert job["oom_retry_mb"] == 0
     assert (job["priority"], job["hold"], job["labels"]) == (50, False, {})
     assert (job["set"], job["input_sha256"]) == (None, None)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 import pytest
 
@@ -47,6 +48,16 @@ def test_errors_keep_their_kind_and_words(
     with pytest.raises(kind) as caught:
         api.get("whoami")
     assert (caught.value.message, caught.value.hint) == ("D.", "H.")
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/b", "/", "a?b#c", "%2F", "ü ..", "a\nb"])
+def test_any_text_is_one_part_of_a_path(fake: FakeService, api: Api, name: str) -> None:
+    with pytest.raises(errors.NotFound):
+        api.get("sets", name)
+    ((_, path, _),) = fake.requests
+    assert path.startswith("/v1/sets/")
+    assert unquote(path.removeprefix("/v1/sets/")) == name
+    assert not set("/?#") & set(path.removeprefix("/v1/sets/"))
 
 
 def test_dropped_connection_is_tried_again(fake: FakeService, api: Api) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bridge.client.answers import Job
-from bridge.client.waiting import until_ended
+from bridge.client.answers import Job, JobSet
+from bridge.client.waiting import until_ended, until_set_ended
 from bridge.errors import NotDone, NotFound
 from bridge.models.job import JobState
 
@@ -106,3 +106,28 @@ def test_unknown_job_among_many() -> None:
 
 def test_nothing_to_wait_for() -> None:
     assert World({}).wait([]) == []
+
+
+def test_a_set_is_waited_for_by_its_counts() -> None:
+    world = World({})
+    heard: list[int] = []
+
+    def look() -> JobSet:
+        ended = min(int(world.now), 3)
+        return JobSet(name="s", jobs={JobState.FAILED: ended, JobState.RUNNING: 3 - ended})
+
+    def wait(timeout: float | None) -> JobSet:
+        return until_set_ended(
+            look,
+            timeout=timeout,
+            report=lambda seen: heard.append(seen.ended),
+            sleep=world.sleep,
+            clock=lambda: world.now,
+        )
+
+    with pytest.raises(NotDone, match="2 of 3 jobs"):
+        wait(1)
+    found = wait(None)
+    assert (found.size, found.ended) == (3, 3)
+    assert heard == sorted(heard)
+    assert set(heard) == {0, 1, 2, 3}

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli.conftest import Run
+from tests.support.fake_service import FakeService
+
+
+@pytest.fixture(name="jobs")
+def _jobs(run: Run) -> list[str]:
+    """Three jobs of the set "s / 1"."""
+    for name in ("m1", "m2", "m3"):
+        Path(name).mkdir()
+        (Path(name) / "in").write_text(name)
+    done = run("submit", "--dirs", "m*", "--set", "s / 1", "--json", "a:1", "--", "true")
+    return [row["job"] for row in json.loads(done.stdout)]
+
+
+def test_sets_are_listed_with_counts(run: Run, fake: FakeService, jobs: list[str]) -> None:
+    fake.end(jobs[0], "failed")
+    name, total, *counts, _ = run("sets").output.rstrip("\n").split("\t")
+    assert (name, total) == ("s / 1", "3")
+    assert counts == ["2", "", "", "", "1", ""]
+    (shown,) = json.loads(run("sets", "--json").stdout)
+    assert shown["jobs"] == {"failed": 1, "received": 2}
+
+
+def test_a_set_is_steered_by_one_request(run: Run, fake: FakeService, jobs: list[str]) -> None:
+    fake.end(jobs[0], "failed")
+    fake.requests.clear()
+    for verb, changed in (("hold", 3), ("release", 3), ("retry", 1), ("cancel", 3)):
+        done = run(verb, "--set", "s / 1", "--json")
+        assert json.loads(done.stdout) == {"set": "s / 1", "changed": changed}
+    assert [path for _, path, _ in fake.requests] == [
+        f"/v1/sets/s%20%2F%201/{verb}" for verb in ("hold", "release", "retry", "cancel")
+    ]
+    assert run("cancel", "--set", "s / 1").output == "0 jobs of set s / 1 canceled\n"
+
+
+@pytest.mark.parametrize("verb", ["cancel", "hold", "release", "retry", "prune", "wait", "get"])
+def test_a_set_is_named_alone_and_must_be_there(run: Run, fake: FakeService, verb: str) -> None:
+    assert run(verb, "--set", "s", "some-job").exit_code == 2
+    assert run(verb, "--set", "s", "--dir", ".").exit_code == 2
+    assert run(verb, "--set", "").exit_code == 2
+    assert not fake.requests
+    assert run(verb, "--set", "unknown").exit_code == 4
+    assert run(verb, "--set", "..").exit_code == 4
+
+
+def test_waiting_for_a_set(run: Run, fake: FakeService, jobs: list[str]) -> None:
+    assert run("wait", "--set", "s / 1", "--timeout", "1s").exit_code == 1
+    for job in jobs:
+        fake.end(job)
+    done = run("wait", "--set", "s / 1")
+    assert (done.exit_code, done.output.split("\t")[:2]) == (0, ["s / 1", "3"])
+    fake.end(jobs[1], "failed")
+    failed = run("wait", "--set", "s / 1", "--json")
+    assert failed.exit_code == 1
+    assert json.loads(failed.stdout)["jobs"] == {"completed": 2, "failed": 1}
+
+
+def test_fetching_what_there_is_of_a_set(run: Run, fake: FakeService, jobs: list[str]) -> None:
+    fake.end(jobs[0], "canceled")
+    fake.end(jobs[1], "completed")
+    done = run("get", "--set", "s / 1", "--to", "results", "--json")
+    assert done.exit_code == 1
+    live, missing = map(json.loads, done.stderr.splitlines())
+    assert "1 of 3 jobs have not ended" in live["detail"]
+    # The stand-in's jobs leave no results, which a completed one must have.
+    assert jobs[1] in missing["detail"]
+    (fetched,) = json.loads(done.stdout)
+    assert (fetched["job"], fetched["folder"]) == (jobs[0], f"results/{jobs[0]}")
+
+
+def test_pruning_a_set_deletes_every_bucket(run: Run, fake: FakeService, jobs: list[str]) -> None:
+    for job in jobs[:2]:
+        fake.end(job)
+    assert run("prune", "--set", "s / 1").output == "2 jobs of set s / 1 pruned\n"
+    assert [bool(fake.jobs[job].get("pruned_at")) for job in jobs] == [True, True, False]
+    assert run("prune", "--set", "s / 1").output == "0 jobs of set s / 1 pruned\n"
+    assert run("get", "--set", "s / 1").exit_code == 1  # one has not ended
+    fake.end(jobs[2])
+    assert run("prune", "--set", "s / 1").output == "1 job of set s / 1 pruned\n"
+    assert run("get", "--set", "s / 1").exit_code == 4
+
+
+def test_pruning_that_was_broken_off_is_finished_by_the_next(
+    run: Run, fake: FakeService, jobs: list[str]
+) -> None:
+    for job in jobs:
+        fake.end(job)
+    fake.jobs[jobs[0]]["prune_requested_at"] = "2026-01-31T12:00:00.000Z"
+    assert json.loads(run("prune", "--set", "s / 1", "--json").stdout)["changed"] == 3
+    assert all(fake.jobs[job]["pruned_at"] for job in jobs)
+
+
+def test_retry_of_single_jobs(run: Run, fake: FakeService, jobs: list[str]) -> None:
+    fake.end(jobs[0], "failed")
+    assert run("retry", jobs[1], jobs[0]).exit_code == 2
+    assert fake.jobs[jobs[0]]["state"] == "received"
+
+
+def test_explain_is_a_sentence(run: Run, jobs: list[str]) -> None:
+    assert run("explain", jobs[0]).output == "2 jobs of bob are ahead.\n"
+    assert run("explain", "--dir", "m1").output == "2 jobs of bob are ahead.\n"
+    assert run("explain", *jobs[:2]).output.splitlines() == [
+        f"{job}\t2 jobs of bob are ahead." for job in jobs[:2]
+    ]
+    assert json.loads(run("explain", jobs[0], "--json").stdout) == {
+        "job": jobs[0],
+        "explanation": "2 jobs of bob are ahead.",
+        "ahead": 2,
+        "details": {"bob": 2},
+    }
+    assert run("explain", "unknown").exit_code == 4
+
+
+def test_attempts(run: Run, fake: FakeService, jobs: list[str]) -> None:
+    fake.attempts[jobs[0]] = [
+        {
+            "number": 1,
+            "state": "ended",
+            "node": "n1",
+            "claimed_at": "2026-01-31T12:00:00.000Z",
+            "started_at": "2026-01-31T12:00:00.000Z",
+            "ended_at": "2026-01-31T12:05:00.000Z",
+            "exit_code": 137,
+            "cause": "oom",
+            "reason": "out of memory",
+        },
+        {"number": 2, "state": "claimed", "claimed_at": "2026-01-31T12:06:00.000Z"},
+    ]
+    first, second = (line.split("\t") for line in run("attempts", jobs[0]).output.splitlines())
+    assert first[:4] == [jobs[0], "1", "ended", "n1"]
+    assert first[5:] == ["5 min", "137", "oom", "out of memory"]
+    assert second[1:4] + second[5:] == ["2", "claimed", "", "", "", "", ""]
+    assert run("attempts", jobs[1]).output == ""
+    (shown,) = json.loads(run("attempts", jobs[0], "--json").stdout)
+    assert [item["cause"] for item in shown["attempts"]] == ["oom", None]
+
+
+def test_usage_is_in_core_hours(run: Run) -> None:
+    assert run("usage").output == "2026-01\tada\t3\t1.50\t0.00\n"
+    (line,) = json.loads(run("usage", "--json").stdout)
+    assert line["core_seconds"] == 5400.0
+
+
+def test_more_memory_after_an_oom_is_asked_for(run: Run, fake: FakeService) -> None:
+    Path("water").mkdir()
+    (Path("water") / "in").write_text("x")
+    done = run("submit", "--dir", "water", "--oom-retry", "8GiB", "a:1", "--", "true")
+    assert fake.jobs[done.output.strip()]["oom_retry_mb"] == 8192
