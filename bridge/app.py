@@ -4,13 +4,14 @@ names concrete classes.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bridge import log, resources
+from bridge import log, process, resources
 from bridge.config import Config
 from bridge.connectors.base import Connector, Finding
 from bridge.connectors.local.connector import LocalConnector
@@ -18,9 +19,11 @@ from bridge.connectors.nomad.client import Connection
 from bridge.connectors.nomad.connector import NomadConnector
 from bridge.connectors.nomad.jobspec import Settings as NomadSettings
 from bridge.core.access import Access
+from bridge.core.archive import Archiver
 from bridge.core.feeder import Feeder, Pace
 from bridge.core.groups import Groups
 from bridge.core.jobs import Jobs, Quota
+from bridge.core.leader import Fenced, Leader
 from bridge.core.outlook import Limits, Outlook
 from bridge.core.queue import Reserve
 from bridge.core.reconcile import Reconciler
@@ -29,7 +32,7 @@ from bridge.core.sets import Sets
 from bridge.core.usage import Usage
 from bridge.core.verdict import Policy
 from bridge.db import instance
-from bridge.db.engine import Database
+from bridge.db.engine import Database, Transactions
 from bridge.embedded import EmbeddedS3
 from bridge.errors import BridgeError, ConfigError, Unavailable
 
@@ -47,12 +50,15 @@ class Bridge:
     usage: Usage
     feeder: Feeder
     reconciler: Reconciler
+    archiver: Archiver
+    leader: Leader
     storage: EmbeddedS3 | None
     wake: threading.Event
 
     def ready(self) -> list[Finding]:
         """What must be true for jobs to be taken and to move on."""
-        return [self._database(), *(self._scheduler(name) for name in self.connectors)]
+        schedulers = [self._scheduler(name) for name in self.connectors]
+        return [self._database(), self._role(), *schedulers]
 
     def _database(self) -> Finding:
         try:
@@ -60,6 +66,10 @@ class Bridge:
         except Unavailable as exc:
             return Finding("database", False, exc.message, exc.hint)
         return Finding("database", True)
+
+    def _role(self) -> Finding:
+        """Both roles take submissions; only the leader hands jobs over."""
+        return Finding("role", True, "leader" if self.leader.leads else "follower")
 
     def _scheduler(self, name: str) -> Finding:
         away = self.reconciler.away.get(name)
@@ -69,6 +79,7 @@ class Bridge:
     def close(self) -> None:
         """Let calls under way finish, then close the database. Jobs go on."""
         self.feeder.close()
+        self.leader.release()
         self.db.close()
 
 
@@ -83,7 +94,8 @@ def build(config: Config) -> Bridge:
     """Wire everything together; starts nothing. Raises ConfigError, Unavailable."""
     db = open_database(config)
     try:
-        prefix = f"bridge-{db.write(instance.get_or_create).name}-"
+        this = db.write(instance.get_or_create)
+        prefix = f"bridge-{this.name}-"
         connectors: dict[str, Connector] = {
             name: _CONNECTORS[name](config, prefix) for name in config.connectors
         }
@@ -91,6 +103,8 @@ def build(config: Config) -> Bridge:
         db.close()
         raise
     wake = threading.Event()
+    leader = _leader(config, db)
+    fenced = Fenced(db, leader)
     return Bridge(
         db=db,
         connectors=connectors,
@@ -99,8 +113,10 @@ def build(config: Config) -> Bridge:
         sets=Sets(db, wake=wake.set),
         groups=Groups(db),
         usage=Usage(db),
-        feeder=Feeder(db, connectors, prefix=prefix, pace=_pace(config)),
-        reconciler=_reconciler(config, db, connectors),
+        feeder=Feeder(fenced, connectors, prefix=prefix, pace=_pace(config)),
+        reconciler=_reconciler(config, fenced, connectors, this.restored_at),
+        archiver=Archiver(fenced, retention_s=config.queue.retention_days * 86400),
+        leader=leader,
         storage=embedded_storage(config),
         wake=wake,
     )
@@ -132,12 +148,28 @@ def _pace(config: Config) -> Pace:
     )
 
 
-def _reconciler(config: Config, db: Database, connectors: Mapping[str, Connector]) -> Reconciler:
+def _leader(config: Config, db: Database) -> Leader:
+    return Leader(
+        db,
+        # Two bridges may be built in one process.
+        holder=f"{process.name_of_this()}/{secrets.token_hex(4)}",
+        lease_s=config.queue.lease_s,
+        has_ended=lambda holder: process.has_ended(holder.rpartition("/")[0]),
+    )
+
+
+def _reconciler(
+    config: Config,
+    db: Transactions,
+    connectors: Mapping[str, Connector],
+    restored_at: float | None,
+) -> Reconciler:
     queue = config.queue
     policy = Policy(
         node_lost_after_s=queue.node_lost_after_s,
         gone_grace_s=queue.gone_grace_s,
         call_deadline_s=queue.claim_ttl_s,
+        restored_at=restored_at,
     )
     rules = Rules(
         retries=queue.retries,
@@ -152,6 +184,7 @@ def _reconciler(config: Config, db: Database, connectors: Mapping[str, Connector
         rules=rules,
         half_life_s=queue.half_life_s,
         forget_after_s=queue.forget_after_s,
+        full_look_every_s=config.nomad.sweep_interval_s,
     )
 
 

@@ -12,12 +12,15 @@ from bridge.app import Bridge, build
 from bridge.config import Config
 from bridge.errors import BridgeError
 from bridge.server import HttpServer, create_app
+from bridge.watcher import Watcher, watchers
 
 _log = log.get(__name__)
 
 _FORGET_EVERY_S: Final = 30.0
 _STORAGE_EVERY_S: Final = 5.0
+_ARCHIVE_EVERY_S: Final = 300.0
 _LONGEST_BACK_OFF_S: Final = 30.0
+_LOOKS_PER_LEASE: Final = 4
 
 
 class Loop(threading.Thread):
@@ -30,11 +33,13 @@ class Loop(threading.Thread):
         *,
         interval: float,
         wake: threading.Event | None = None,
+        longest_back_off: float = _LONGEST_BACK_OFF_S,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._act = act
         self._interval = interval
         self._wake = wake or threading.Event()
+        self._longest_back_off = longest_back_off
         self._stopped = threading.Event()
 
     def run(self) -> None:
@@ -52,13 +57,17 @@ class Loop(threading.Thread):
                 # A fault of ours must not stop the queue; it is logged and tried again.
                 faults += 1
                 _log.exception("action=loop name=%s", self.name)
-            self._wait(min(self._interval * 2**faults, _LONGEST_BACK_OFF_S), faults)
+            self._wait(min(self._interval * 2**faults, self._longest_back_off), faults)
 
     def _wait(self, seconds: float, faults: int) -> None:
         if faults:
             self._stopped.wait(seconds)
         else:
             self._wake.wait(seconds)
+
+    def wake(self) -> None:
+        """Act now instead of at the end of the interval."""
+        self._wake.set()
 
     def stop(self) -> None:
         """End after the pass under way; returns at once."""
@@ -67,17 +76,36 @@ class Loop(threading.Thread):
 
 
 def loops(bridge: Bridge, config: Config) -> list[Loop]:
-    """The loops of a bridge, not yet started."""
-    queue = config.queue
-    found = [
-        Loop("feeder", bridge.feeder.step, interval=queue.feed_interval_s, wake=bridge.wake),
-        Loop("reconciler", bridge.reconciler.step, interval=queue.reconcile_interval_s),
-        Loop("sweeper", bridge.reconciler.sweep, interval=config.nomad.sweep_interval_s),
-        Loop("forgetter", bridge.reconciler.forget, interval=_FORGET_EVERY_S),
-    ]
+    """The loops of a bridge, not yet started. The one that keeps the lease is the last,
+    so that it goes on until the others have ended.
+    """
+    found = _leaders_loops(bridge, config)
+    leading = tuple(found)
+
+    def lead() -> None:
+        if bridge.leader.step():
+            for name in bridge.connectors:
+                bridge.reconciler.hint(name, None)
+            for loop in leading:
+                loop.wake()
+
     if bridge.storage is not None:
         found.append(Loop("storage", bridge.storage.ensure, interval=_STORAGE_EVERY_S))
+    every = config.queue.lease_s / _LOOKS_PER_LEASE
+    found.append(Loop("leader", lead, interval=every, longest_back_off=2 * every))
     return found
+
+
+def _leaders_loops(bridge: Bridge, config: Config) -> list[Loop]:
+    queue, only = config.queue, bridge.leader.while_leading
+    feeder, reconciler = bridge.feeder, bridge.reconciler
+    return [
+        Loop("feeder", only(feeder.step), interval=queue.feed_interval_s, wake=bridge.wake),
+        Loop("reconciler", only(reconciler.step), interval=queue.reconcile_interval_s),
+        Loop("sweeper", only(reconciler.sweep), interval=config.nomad.sweep_interval_s),
+        Loop("forgetter", only(reconciler.forget), interval=_FORGET_EVERY_S),
+        Loop("archiver", only(bridge.archiver.step), interval=_ARCHIVE_EVERY_S),
+    ]
 
 
 class Service:
@@ -90,6 +118,7 @@ class Service:
         self._config = config
         self.bridge = build(config)
         self._loops: list[Loop] = []
+        self._watchers: list[Watcher] = []
         self._http: HttpServer | None = None
 
     def __enter__(self) -> Service:
@@ -120,6 +149,10 @@ class Service:
         self._loops = loops(self.bridge, config)
         for loop in self._loops:
             loop.start()
+        reconciler = next(loop for loop in self._loops if loop.name == "reconciler")
+        self._watchers = watchers(self.bridge, reconciler.wake)
+        for watcher in self._watchers:
+            watcher.start()
         self._http.start()
         _log.info("action=serve address=http://%s", self._http.address)
 
@@ -127,10 +160,13 @@ class Service:
         """No new requests, finish those under way, then the loops, then the database."""
         if self._http is not None:
             self._http.close()
-        for loop in self._loops:
-            loop.stop()
-        for loop in self._loops:
-            loop.join()
+        for watcher in self._watchers:
+            watcher.stop()
+        for some in (self._loops[:-1], self._loops[-1:]):
+            for loop in some:
+                loop.stop()
+            for loop in some:
+                loop.join()
         self.bridge.close()
 
 

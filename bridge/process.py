@@ -154,6 +154,24 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def name_of_this() -> str:
+    """A name of this process that no other has, anywhere, ever."""
+    return f"{_place()}/{os.getpid()}/{start_time(os.getpid())}"
+
+
+def has_ended(name: str) -> bool:
+    """Whether the process of a ``name_of_this()`` has ended, as far as can be seen from
+    here: one on another machine or in another container never has.
+    """
+    place, pid, started = name.split("/")
+    return place == _place() and start_time(int(pid)) != started
+
+
+def _place() -> str:
+    """Where pids mean the same: this start of this machine, this container."""
+    return f"{boot_id()}.{Path('/proc/self/ns/pid').stat().st_ino}"
+
+
 class _Children:
     """Detached children, kept so that those that ended are waited for."""
 

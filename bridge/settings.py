@@ -166,6 +166,14 @@ class Queue(Section, frozen=True, kw_only=True):
         float,
         Meta(ge=0, description="Seconds an ended attempt stays at its scheduler."),
     ] = 600.0
+    retention_days: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Days after its end in which a job is in lists; later it is found by its "
+            "id only. 0: for ever.",
+        ),
+    ] = 90.0
     upload_patience_s: Annotated[
         int, Meta(ge=1, description="Seconds a node keeps trying to upload when storage is away.")
     ] = 3600

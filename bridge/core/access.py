@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
 from bridge.db import identity
 from bridge.db.engine import Database
-from bridge.errors import Forbidden, Unauthenticated
+from bridge.errors import Forbidden, Unauthenticated, Unavailable
 from bridge.models.identity import Caller, Role, User
 from bridge.models.secret import SecretKind, digest, kind_of
 
@@ -53,7 +54,9 @@ class Access:
     def _note_use(self, user: User) -> None:
         now = self._clock()
         if user.last_used_at is None or now - user.last_used_at >= _LAST_USED_EVERY_S:
-            self._db.write(lambda conn: identity.touch_last_used(conn, user.id, now))
+            # A full disk keeps nobody from reading.
+            with contextlib.suppress(Unavailable):
+                self._db.write(lambda conn: identity.touch_last_used(conn, user.id, now))
 
 
 def require_user(caller: Caller) -> User:

@@ -84,17 +84,21 @@ def _room(job: Job, room: Room | None) -> str | None:
         return "The group's pool has no ready node."
     if job.cores > room.cores_total or job.memory_mb > room.memory_total_mb:
         return (
-            f"No machine is large enough: it needs {job.cores} cores and {job.memory_mb} MiB, "
-            f"the largest has {room.cores_total} cores and {room.memory_total_mb} MiB."
+            f"No machine is large enough: it needs {_cores(job.cores)} and {job.memory_mb} MiB, "
+            f"the largest has {_cores(room.cores_total)} and {room.memory_total_mb} MiB."
         )
     short = []
     if job.cores > room.cores_free:
-        short.append(f"{job.cores} cores ({max(room.cores_free, 0)} free)")
+        short.append(f"{_cores(job.cores)} ({max(room.cores_free, 0)} free)")
     if job.memory_mb > room.memory_free_mb:
         short.append(f"{job.memory_mb} MiB ({max(room.memory_free_mb, 0)} MiB free)")
     if short:
         return f"The machines are busy: it needs {' and '.join(short)}."
     return "The pool takes no more jobs at the moment." if room.slots <= 0 else None
+
+
+def _cores(count: int) -> str:
+    return f"{count} core{'' if count == 1 else 's'}"
 
 
 def _queue(ahead: dict[str, int]) -> str:

@@ -14,21 +14,22 @@ from uuid import UUID
 
 import msgspec
 
-from bridge import log
+from bridge import log, points
 from bridge.connectors.base import Capacity, Connector, Room
 from bridge.core.queue import Choice, Member, Reserve, choose, reserve
 from bridge.core.verdict import End
 from bridge.core.write import end_attempt
-from bridge.db import attempts, identity, usage
+from bridge.db import attempts, identity, instance, usage
 from bridge.db import jobs as jobs_db
 from bridge.db import queue as queue_db
 from bridge.db.attempts import AttemptOfJob
-from bridge.db.engine import Connection, Database
+from bridge.db.engine import Connection, Transactions
 from bridge.errors import ConnectorUnavailable, JobRejected
 from bridge.models.attempt import AttemptSpec, Cause, Handle
 from bridge.models.identity import Group
 from bridge.models.ids import new_id
 from bridge.models.job import JobState
+from bridge.points import Point
 
 _log = log.get(__name__)
 
@@ -74,7 +75,7 @@ class Feeder:
 
     def __init__(
         self,
-        db: Database,
+        db: Transactions,
         connectors: Mapping[str, Connector],
         *,
         prefix: str,
@@ -89,9 +90,16 @@ class Feeder:
         self._pool = ThreadPoolExecutor(pace.threads, thread_name_prefix="hand-over")
         self._not_before: dict[str, float] = {}
         self._starts = _Starts()
+        self._swept = False
 
     def step(self) -> int:
-        """Hand over what can start now; returns how many attempts were handed over."""
+        """Hand over what can start now; returns how many attempts were handed over.
+
+        After a restore nothing, until it is known what lives at the schedulers.
+        """
+        self._swept = self._swept or self._db.look_up(instance.is_swept)
+        if not self._swept:
+            return 0
         count = 0
         for name, connector in self._connectors.items():
             if self._clock() < self._not_before.get(name, 0.0):
@@ -123,7 +131,7 @@ class Feeder:
         now = self._clock()
         if not self._db.read(lambda conn: attempts.any_expired(conn, connector.name, now)):
             return []
-        return self._db.write(
+        claimed = self._db.write(
             lambda conn: attempts.reclaim(
                 conn,
                 connector.name,
@@ -133,6 +141,8 @@ class Feeder:
                 limit=_RECLAIM_AT_ONCE,
             )
         )
+        points.reach(Point.RECLAIM_COMMITTED)
+        return claimed
 
     def _feed(self, connector: Connector, group: Group) -> int:
         room = None
@@ -144,6 +154,7 @@ class Feeder:
     def _claim(self, connector: Connector, group: Group, room: Room | None) -> list[AttemptOfJob]:
         now = self._clock()
         choice = self._db.read(lambda conn: self._choose(conn, group, room, now))
+        points.reach(Point.CLAIM_CHOSEN)
         claim = attempts.Claim(
             connector=connector.name,
             namespace=group.namespace,
@@ -164,9 +175,12 @@ class Feeder:
                     reason=_too_big(job, room),
                     ended_at=now,
                 )
-            return attempts.claim(conn, [job.id for job in choice.now], claim)
+            claimed = attempts.claim(conn, [job.id for job in choice.now], claim)
+            points.reach(Point.CLAIM_BEFORE_COMMIT)
+            return claimed
 
         claimed = self._db.write(write) if choice.now or choice.too_big else []
+        points.reach(Point.CLAIM_COMMITTED)
         self._starts.handed_over(group.id, len(claimed))
         return claimed
 
@@ -223,15 +237,19 @@ class Feeder:
             raise AssertionError(f"job {one.job.id} belongs to no group")
         token = one.attempt.claim_token
         assert token is not None
+        points.reach(Point.HAND_OVER_BEFORE_CALL)
+        if self._clock() >= (one.attempt.claim_expires_at or 0.0):
+            # We were paused, or waited long for a thread. By now the attempt may have been
+            # taken over, have ended, and be forgotten: a call would run it once more.
+            return 0
         try:
             connector.submit(spec_of(one, group))
         except JobRejected as exc:
             self._reject(one, exc)
             return 0
-        now = self._clock()
-        recorded = self._db.write(
-            lambda conn: attempts.record_submitted(conn, one.attempt.id, token=token, now=now)
-        )
+        points.reach(Point.HAND_OVER_CALLED)
+        recorded = self._db.write(lambda conn: self._record(conn, one, token))
+        points.reach(Point.RECORD_COMMITTED)
         _log.info(
             "action=submit job=%s attempt=%d connector=%s recorded=%s",
             one.job.id,
@@ -241,11 +259,17 @@ class Feeder:
         )
         return int(recorded)
 
+    def _record(self, conn: Connection, one: AttemptOfJob, token: UUID) -> bool:
+        now = self._clock()
+        recorded = attempts.record_submitted(conn, one.attempt.id, token=token, now=now)
+        points.reach(Point.RECORD_BEFORE_COMMIT)
+        return recorded
+
     def _reject(self, one: AttemptOfJob, why: JobRejected) -> None:
-        end = End(
-            job=JobState.FAILED, cause=Cause.REJECTED, reason=why.message, ended_at=self._clock()
-        )
-        self._db.write(lambda conn: end_attempt(conn, one, end, self._pace.half_life_s))
+        now = self._clock()
+        end = End(job=JobState.FAILED, cause=Cause.REJECTED, reason=why.message, ended_at=now)
+        points.reach(Point.REJECT_BEFORE_COMMIT)
+        self._db.write(lambda conn: end_attempt(conn, one, end, self._pace.half_life_s, now=now))
         _log.warning("action=reject job=%s reason=%s", one.job.id, why.message)
 
     def _back_off(self, connector: Connector, away: ConnectorUnavailable) -> None:

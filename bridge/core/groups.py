@@ -10,7 +10,7 @@ from typing import Final
 from bridge.core.access import require_admin
 from bridge.db import audit, identity
 from bridge.db.engine import Connection, Database
-from bridge.errors import Conflict, InvalidRequest, NotFound
+from bridge.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from bridge.models.identity import Caller, Group, User
 from bridge.models.secret import SecretKind, digest, new_group_token, new_secret
 
@@ -80,7 +80,7 @@ class Groups:
         secret = new_secret(SecretKind.API)
 
         def write(conn: Connection) -> None:
-            identity.lock_group(conn, caller.group.id)
+            _lock(conn, caller)
             old = identity.user_by_name(conn, caller.group.id, name)
             if old is not None:
                 which = "revoked user" if old.revoked_at is not None else "user"
@@ -113,7 +113,8 @@ class Groups:
         me = require_admin(caller)
 
         def write(conn: Connection) -> User:
-            user = self._locked_user(conn, caller.group, name)
+            _lock(conn, caller)
+            user = self._user(conn, caller.group, name)
             if user.revoked_at is None:
                 self._keep_an_admin(conn, caller.group, user)
                 identity.revoke(conn, user.id, self._clock())
@@ -130,7 +131,8 @@ class Groups:
         me = require_admin(caller)
 
         def write(conn: Connection) -> User:
-            user = _not_revoked(self._locked_user(conn, caller.group, name))
+            _lock(conn, caller)
+            user = _not_revoked(self._user(conn, caller.group, name))
             if user.admin and not admin:
                 self._keep_an_admin(conn, caller.group, user)
             identity.set_admin(conn, user.id, admin)
@@ -148,7 +150,7 @@ class Groups:
         secret = new_secret(SecretKind.COMPUTE)
 
         def write(conn: Connection) -> None:
-            identity.lock_group(conn, caller.group.id)
+            _lock(conn, caller)
             identity.set_compute_secret(
                 conn, caller.group.id, digest(secret), caller.group.generation
             )
@@ -168,16 +170,13 @@ class Groups:
             group = identity.group_by_name(conn, group_name)
             if group is None:
                 raise NotFound(f"There is no group {group_name!r}.", "nomad-bridge groups list")
-            user = _not_revoked(self._locked_user(conn, group, user_name))
+            identity.lock_group(conn, group.id)
+            user = _not_revoked(self._user(conn, group, user_name))
             identity.set_secret(conn, user.id, digest(secret))
             self._audit(conn, group, _OPERATOR, "user.reset-secret", user_name)
 
         self._db.write(write)
         return secret
-
-    def _locked_user(self, conn: Connection, group: Group, name: str) -> User:
-        identity.lock_group(conn, group.id)
-        return self._user(conn, group, name)
 
     def _user(self, conn: Connection, group: Group, name: str) -> User:
         user = identity.user_by_name(conn, group.id, name)
@@ -209,6 +208,16 @@ class Groups:
             detail=detail,
             now=self._clock(),
         )
+
+
+def _lock(conn: Connection, caller: Caller) -> None:
+    """Let admins change the group one after the other. Raises Forbidden for one who was
+    revoked or demoted while the call waited.
+    """
+    identity.lock_group(conn, caller.group.id)
+    me = identity.user_by_name(conn, caller.group.id, require_admin(caller).name)
+    if me is None or me.revoked_at is not None or not me.admin:
+        raise Forbidden("You are no longer an admin of the group.", "Ask one of your admins.")
 
 
 def _not_revoked(user: User) -> User:

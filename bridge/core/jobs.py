@@ -278,6 +278,7 @@ def _cancel(conn: Connection, job_id: UUID, now: float) -> None:
         reason=None,
     ):
         return
+    points.reach(Point.CANCEL_HALFWAY)
     handed_over = {JobState.SUBMITTED, JobState.RUNNING}
     if jobs_db.touch(conn, job_id, state=handed_over, cancel_requested_at=now):
         attempts.request_stop(conn, job_id, cause=Cause.CANCELED, now=now)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
+from bridge import points
 from bridge.core.access import require_user
 from bridge.db import audit
 from bridge.db import sets as sets_db
@@ -16,6 +17,7 @@ from bridge.db.sets import JobSet
 from bridge.errors import NotFound
 from bridge.models.identity import Caller, Role
 from bridge.models.job_set import SetSummary
+from bridge.points import Point
 
 # Jobs changed by one statement: some milliseconds in which nobody else writes.
 _CHUNK: Final = 5000
@@ -47,7 +49,9 @@ class Sets:
         group, user = caller.group.id, self._only(caller)
         found = self._db.read(lambda conn: sets_db.summaries(conn, group, user, name))
         if not found:
-            raise NotFound(f"There is no set {name!r} with jobs of yours.", "nomad-bridge sets")
+            raise NotFound(
+                f"There is no set {name!r} with jobs of yours.", "List yours: nomad-bridge sets."
+            )
         return found[0]
 
     def cancel(self, caller: Caller, name: str) -> int:
@@ -56,10 +60,12 @@ class Sets:
         Raises NotFound, Forbidden.
         """
         now = self._clock()
-        # In this order: what is claimed in between is found by the second.
-        waiting = self._steer(caller, name, "cancel", partial(sets_db.cancel_waiting, now=now))
-        rest = self._steer(caller, name, "cancel", partial(sets_db.cancel_handed_over, now=now))
-        return waiting + rest
+        waiting = partial(sets_db.cancel_waiting, now=now)
+        handed_over = partial(sets_db.cancel_handed_over, now=now)
+        # What was asked to stop never waits again. So the second pass finds what went back
+        # to the queue before it was asked, and the third what was claimed before the second.
+        passes = (handed_over, waiting, handed_over)
+        return sum(self._steer(caller, name, "cancel", change) for change in passes)
 
     def hold(self, caller: Caller, name: str) -> int:
         """Keep what waits from starting; how many jobs. Raises NotFound, Forbidden."""
@@ -86,6 +92,7 @@ class Sets:
         total = 0
         while True:
             changed = self._db.write(lambda conn: change(conn, which, limit=_CHUNK))
+            points.reach(Point.SET_CHUNK_COMMITTED)
             total += changed
             if changed < _CHUNK:
                 break

@@ -27,6 +27,7 @@ class Policy(msgspec.Struct, frozen=True):
     gone_grace_s: float = 30
     stop_again_s: float = 30  # a stop that shows no effect is asked for again
     call_deadline_s: float = 60  # after a claim ran out, its call may still be under way
+    restored_at: float | None = None  # when the database came from a backup, Unix seconds
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +84,7 @@ def decide(
     """What one look at one attempt means."""
     match seen.state:
         case Observed.ENDED:
-            return Decision(end=_ended(job, attempt, seen, now))
+            return Decision(end=_ended(job, attempt, seen, now, policy))
         case Observed.GONE:
             return _gone(job, attempt, now, policy)
         case Observed.UNKNOWN:
@@ -92,8 +93,8 @@ def decide(
             return _alive(job, attempt, seen, now, policy)
 
 
-def _ended(job: Job, attempt: Attempt, seen: Observation, now: float) -> End:
-    state, cause, reason = _outcome(job, attempt, seen)
+def _ended(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Policy) -> End:
+    state, cause, reason = _outcome(job, attempt, seen, policy)
     return End(
         job=state,
         cause=cause,
@@ -106,7 +107,7 @@ def _ended(job: Job, attempt: Attempt, seen: Observation, now: float) -> End:
 
 
 def _outcome(
-    job: Job, attempt: Attempt, seen: Observation
+    job: Job, attempt: Attempt, seen: Observation, policy: Policy
 ) -> tuple[JobState, Cause | None, str | None]:
     if seen.cause is None:
         return JobState.COMPLETED, None, None
@@ -115,9 +116,19 @@ def _outcome(
     stopped = seen.cause in (Cause.CANCELED, Cause.EXIT)
     if stopped and attempt.stop_cause is Cause.TIMEOUT:
         return JobState.FAILED, Cause.TIMEOUT, _time_limit(job)
+    if seen.cause is Cause.CANCELED and attempt.stop_cause is Cause.NODE_LOST:
+        # We gave it up with its node, and the end reached us before that was stored.
+        return JobState.FAILED, Cause.NODE_LOST, _WORDS[Cause.NODE_LOST]
     if seen.cause is Cause.WITHDRAWN or (stopped and attempt.stop_cause is Cause.WITHDRAWN):
-        return JobState.RECEIVED, Cause.WITHDRAWN, seen.reason
+        return _withdrawn(job, seen, policy)
     return JobState.FAILED, seen.cause, seen.reason or _words(seen.cause, seen.exit_code)
+
+
+def _withdrawn(job: Job, seen: Observation, policy: Policy) -> tuple[JobState, Cause, str | None]:
+    if seen.cause is Cause.WITHDRAWN and job.created_at < (policy.restored_at or 0.0):
+        # The bucket knows of an attempt that the backup does not.
+        return JobState.FAILED, Cause.WITHDRAWN, "already handed over before the restore"
+    return JobState.RECEIVED, Cause.WITHDRAWN, seen.reason
 
 
 def _words(cause: Cause, exit_code: int | None) -> str:
@@ -156,16 +167,22 @@ def _gone(job: Job, attempt: Attempt, now: float, policy: Policy) -> Decision:
         if now < (attempt.claim_expires_at or now) + policy.call_deadline_s:
             return Decision()
         return Decision(
-            end=_asked_to_stop(job, attempt, Cause.INTERNAL, "never reached the scheduler", now)
+            end=_vanished(job, attempt, "never reached the scheduler", now=now, policy=policy)
         )
     since = attempt.missing_since or now
     if now - since >= policy.gone_grace_s:
-        return Decision(
-            end=_asked_to_stop(
-                job, attempt, Cause.INTERNAL, "the scheduler no longer knows the job", now
-            )
-        )
+        words = "the scheduler no longer knows the job"
+        return Decision(end=_vanished(job, attempt, words, now=now, policy=policy))
     return Decision(progress=_same(job, attempt, missing_since=since))
+
+
+def _vanished(job: Job, attempt: Attempt, words: str, *, now: float, policy: Policy) -> End:
+    end = _asked_to_stop(job, attempt, Cause.INTERNAL, words, now)
+    if end.job is JobState.CANCELED or attempt.claimed_at >= (policy.restored_at or 0.0):
+        return end
+    # It may have ended well since the backup was made, so it must not run again.
+    reason = "handed over before the restore, and unknown to the scheduler now"
+    return msgspec.structs.replace(end, job=JobState.FAILED, cause=Cause.WITHDRAWN, reason=reason)
 
 
 def _unknown(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Policy) -> Decision:

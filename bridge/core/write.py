@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from bridge import points
 from bridge.core.verdict import End, Progress
 from bridge.db import attempts, usage
 from bridge.db import jobs as jobs_db
@@ -13,10 +14,14 @@ from bridge.db.attempts import AttemptOfJob
 from bridge.db.engine import Connection
 from bridge.models.attempt import LIVE_ATTEMPT, Attempt, AttemptState, Cause
 from bridge.models.job import Job, JobState
+from bridge.points import Point
 
 
-def end_attempt(conn: Connection, one: AttemptOfJob, end: End, half_life_s: float) -> bool:
+def end_attempt(
+    conn: Connection, one: AttemptOfJob, end: End, half_life_s: float, *, now: float
+) -> bool:
     """End an attempt, charge it and move its job; False when somebody else already did."""
+    end = _unless_canceled(conn, one.job, end)
     ended = attempts.change(
         conn,
         one.attempt.id,
@@ -24,6 +29,7 @@ def end_attempt(conn: Connection, one: AttemptOfJob, end: End, half_life_s: floa
         state=AttemptState.ENDED.value,
         started_at=end.started_at,
         ended_at=end.ended_at,
+        recorded_at=now,
         node=end.node,
         exit_code=end.exit_code,
         cause=end.cause.value if end.cause else None,
@@ -34,22 +40,51 @@ def end_attempt(conn: Connection, one: AttemptOfJob, end: End, half_life_s: floa
     if not ended:
         return False
     _charge(conn, one.job, end, half_life_s)
+    again = end.job is JobState.RECEIVED
+    points.reach(Point.REQUEUE_HALFWAY if again else Point.END_HALFWAY)
+    return _move_job(conn, one.job, end)
+
+
+def _move_job(conn: Connection, job: Job, end: End) -> bool:
+    """What the attempt was like becomes the job's only with a final state."""
     final = end.job is not JobState.RECEIVED
     return jobs_db.move(
         conn,
-        one.job.id,
+        job.id,
         frm={JobState.SUBMITTED, JobState.RUNNING},
         to=end.job,
         phase=None,
         reason=end.reason,
-        retries=one.job.retries + int(end.retried),
-        memory_mb=end.memory_mb or one.job.memory_mb,
+        retries=job.retries + int(end.retried),
+        memory_mb=end.memory_mb or job.memory_mb,
         not_before=end.not_before,
         cause=end.cause.value if end.cause and final else None,
         exit_code=end.exit_code if final else None,
         node=end.node if final else None,
         started_at=end.started_at if final else None,
         ended_at=end.ended_at if final else None,
+    )
+
+
+def _unless_canceled(conn: Connection, job: Job, end: End) -> End:
+    """``end``, or canceled where somebody asked for that while we judged.
+
+    Back in the queue nobody would look at the wish again. The lock makes a wish
+    that is being stored right now come first, or find the job where it then is.
+    """
+    if end.job is not JobState.RECEIVED:
+        return end
+    stored = jobs_db.lock(conn, job.id)
+    if stored is None or stored.cancel_requested_at is None:
+        return end
+    return End(
+        job=JobState.CANCELED,
+        cause=Cause.CANCELED,
+        reason=None,
+        exit_code=end.exit_code,
+        node=end.node,
+        started_at=end.started_at,
+        ended_at=end.ended_at,
     )
 
 

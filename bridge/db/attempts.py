@@ -12,10 +12,10 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, insert, or_, select, update
 
 from bridge.db import jobs as jobs_db
-from bridge.db.tables import attempts, is_live, jobs
+from bridge.db.tables import attempts, attempts_archive, is_live, jobs
 from bridge.models.attempt import Attempt, AttemptState, Cause, Handle
 from bridge.models.ids import new_id
 from bridge.models.job import Job, JobState
@@ -181,14 +181,18 @@ def change(
     return done.rowcount == 1
 
 
-def request_stop(conn: Connection, job_id: UUID, *, cause: Cause, now: float) -> bool:
-    """Record that the live attempt of a job shall stop; the first wish stands."""
-    done = conn.execute(
-        update(attempts)
-        .where(attempts.c.job_id == job_id.bytes, is_live, attempts.c.stop_cause.is_(None))
-        .values(stop_cause=cause.value, stop_requested_at=now)
+def request_stop(
+    conn: Connection, job_id: UUID, *, cause: Cause, now: float, number: int | None = None
+) -> bool:
+    """Record that the live attempt of a job shall stop, if it is the one with this
+    ``number``; the first wish stands.
+    """
+    wish = update(attempts).where(
+        attempts.c.job_id == job_id.bytes, is_live, attempts.c.stop_cause.is_(None)
     )
-    return done.rowcount == 1
+    if number is not None:
+        wish = wish.where(attempts.c.number == number)
+    return conn.execute(wish.values(stop_cause=cause.value, stop_requested_at=now)).rowcount == 1
 
 
 def live(
@@ -197,58 +201,72 @@ def live(
     """Attempts to look at, in id order: confirmed ones, and claims that ran out
     while somebody had asked to stop them.
     """
-    query = (
-        select(*_COLUMNS)
-        .where(
-            attempts.c.connector == connector,
-            is_live,
-            or_(
-                attempts.c.state != AttemptState.CLAIMED.value,
-                and_(attempts.c.stop_cause.is_not(None), attempts.c.claim_expires_at <= now),
-            ),
-        )
-        .order_by(attempts.c.id)
-        .limit(limit)
-    )
+    query = select(*_COLUMNS).where(_followed(connector, now)).order_by(attempts.c.id).limit(limit)
     if after is not None:
         query = query.where(attempts.c.id > after.bytes)
     return _with_jobs(conn, [_attempt(row) for row in conn.execute(query)])
 
 
-def count_waiting_to_start(conn: Connection, connector: str, group_id: UUID) -> int:
-    """How many attempts of a group were handed over and have not started."""
-    query = (
-        select(func.count())
-        .select_from(attempts.join(jobs, attempts.c.job_id == jobs.c.id))
-        .where(
-            attempts.c.connector == connector,
-            is_live,
-            attempts.c.state != AttemptState.RUNNING.value,
-            jobs.c.group_id == group_id.bytes,
-        )
+def due(
+    conn: Connection, connector: str, hinted: Collection[str], *, now: float, limit: int
+) -> list[AttemptOfJob]:
+    """Of the live attempts, those worth a look now: a hint named their native id, a
+    wish to stop has not reached the scheduler, or the time limit is over.
+    """
+    overdue = and_(
+        attempts.c.stop_cause.is_(None),
+        attempts.c.started_at + jobs.c.time_limit_s < now,
     )
-    return int(conn.execute(query).scalar_one())
+    unsent = and_(attempts.c.stop_cause.is_not(None), attempts.c.stop_sent_at.is_(None))
+    query = (
+        select(*_COLUMNS)
+        .join_from(attempts, jobs, attempts.c.job_id == jobs.c.id)
+        .where(
+            _followed(connector, now),
+            or_(attempts.c.native_id.in_(list(hinted)), unsent, overdue),
+        )
+        .order_by(attempts.c.id)
+        .limit(limit)
+    )
+    return _with_jobs(conn, [_attempt(row) for row in conn.execute(query)])
+
+
+def _followed(connector: str, now: float) -> ColumnElement[bool]:
+    return and_(
+        attempts.c.connector == connector,
+        is_live,
+        or_(
+            attempts.c.state != AttemptState.CLAIMED.value,
+            and_(attempts.c.stop_cause.is_not(None), attempts.c.claim_expires_at <= now),
+        ),
+    )
 
 
 def of_job(conn: Connection, job_id: UUID) -> list[Attempt]:
     """All attempts of a job, first to last."""
-    query = select(*_COLUMNS).where(attempts.c.job_id == job_id.bytes).order_by(attempts.c.number)
-    return [_attempt(row) for row in conn.execute(query)]
+    for table in (attempts, attempts_archive):
+        columns = (table.c[column.name] for column in _COLUMNS)
+        query = select(*columns).where(table.c.job_id == job_id.bytes).order_by(table.c.number)
+        if found := [_attempt(row) for row in conn.execute(query)]:
+            return found
+    return []
 
 
 def to_forget(
     conn: Connection, connector: str, *, before: float, limit: int
 ) -> list[tuple[UUID, Handle]]:
-    """Ended attempts whose scheduler-side rest may go, oldest first."""
+    """Attempts whose end was stored by ``before``, oldest first: their rest at the
+    scheduler may go.
+    """
     query = (
         select(attempts.c.id, attempts.c.native_id, attempts.c.namespace)
         .where(
             attempts.c.connector == connector,
             attempts.c.state == AttemptState.ENDED.value,
             attempts.c.forgotten_at.is_(None),
-            attempts.c.ended_at <= before,
+            attempts.c.recorded_at <= before,
         )
-        .order_by(attempts.c.ended_at)
+        .order_by(attempts.c.recorded_at)
         .limit(limit)
     )
     return [(UUID(bytes=row[0]), Handle(row[1], row[2])) for row in conn.execute(query)]

@@ -9,7 +9,7 @@ transaction was undone because of another one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, exc, make_url, text
 
@@ -19,11 +19,28 @@ from bridge.db.postgresql import Postgresql
 from bridge.db.sqlite import Sqlite
 from bridge.errors import ConfigError
 
-__all__ = ["Connection", "Database"]  # what read() and write() hand out, and who does
+__all__ = [
+    "Connection",
+    "Database",
+    "Transactions",
+]  # what read() and write() hand out, and who does
 
 T = TypeVar("T")
 
 _URL_HINT: Final = "Use sqlite:////path/to/file or postgresql://user:password@host/name."
+
+
+class Transactions(Protocol):
+    """What most users of a database need of it; ``Database`` says what each does."""
+
+    def read(self, fn: Callable[[Connection], T]) -> T:
+        """Run ``fn`` on one consistent view of the data."""
+
+    def look_up(self, fn: Callable[[Connection], T]) -> T:
+        """Run ``fn``, a single statement that reads."""
+
+    def write(self, fn: Callable[[Connection], T]) -> T:
+        """Run ``fn`` in a transaction, durably."""
 
 
 class Database:

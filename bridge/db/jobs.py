@@ -9,14 +9,25 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, Select, bindparam, func, select, union_all, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    Update,
+    bindparam,
+    delete,
+    func,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
+from bridge.db import archive
 from bridge.db.statements import Prepared
 from bridge.db.tables import jobs as table
-from bridge.db.tables import users
+from bridge.db.tables import jobs_archive, users
 from bridge.models.ids import new_id
-from bridge.models.job import LIVE, MOVES, Job, JobState, NewJob, Phase
+from bridge.models.job import FINAL, LIVE, MOVES, Job, JobState, NewJob, Phase
 
 _JOB: Final = (
     table.c.id,
@@ -53,6 +64,11 @@ _JOB: Final = (
 )
 _JOBS: Final = select(*_JOB).join_from(table, users, table.c.user_id == users.c.id)
 _BY_ID: Final = Prepared(_JOBS.where(table.c.id == bindparam("id")))
+_IN_ARCHIVE: Final = Prepared(
+    select(*(one if one.table is users else jobs_archive.c[one.name] for one in _JOB))
+    .join_from(jobs_archive, users, jobs_archive.c.user_id == users.c.id)
+    .where(jobs_archive.c.id == bindparam("id"))
+)
 # In the order of _new_row; the other columns start as NULL.
 _NEW: Final = (
     table.c.id,
@@ -124,11 +140,17 @@ def insert_many(
     ``jobs``, gives the id of that job; one of another member gives a Clash.
     """
     rows = [_new_row(job, group_id.bytes, user_id.bytes, now) for job in jobs]
-    ids: list[UUID | Clash] = [row_id for row_id, _ in rows]
+    new = [row_id for row_id, _ in rows]
+    ids: list[UUID | Clash] = [*new]
     if not rows:
         return ids
     done = conn.exec_driver_sql(_insert_sql(conn.dialect.name), [row for _, row in rows])
-    if done.rowcount == len(rows):
+    # Looked up after the insert: what was in neither table then is nowhere.
+    archived = archive.owners(conn, group_id, [job.bucket_id for job in jobs])
+    if archived:
+        again = [one.bytes for one, job in zip(new, jobs, strict=True) if job.bucket_id in archived]
+        conn.execute(delete(table).where(table.c.id.in_(again)))
+    elif done.rowcount == len(rows):
         return ids
     return _resolve(conn, group_id, user_id, jobs)
 
@@ -173,25 +195,25 @@ def _insert_sql(dialect: str) -> str:
 def _resolve(
     conn: Connection, group_id: UUID, user_id: UUID, new: Sequence[NewJob]
 ) -> list[UUID | Clash]:
-    """Whose the buckets are now. Every one of them is stored."""
+    """Whose the buckets are now. Every one of them is stored, or was archived meanwhile."""
+    buckets = [job.bucket_id for job in new]
     query = select(table.c.bucket_id, table.c.id, table.c.user_id).where(
-        table.c.group_id == group_id.bytes,
-        table.c.bucket_id.in_([job.bucket_id.bytes for job in new]),
+        table.c.group_id == group_id.bytes, table.c.bucket_id.in_([one.bytes for one in buckets])
     )
-    stored = {row[0]: (row[1], row[2]) for row in conn.execute(query)}
-    answers: list[UUID | Clash] = []
-    for job in new:
-        job_id, owner = stored[job.bucket_id.bytes]
-        mine = owner == user_id.bytes
-        answers.append(UUID(bytes=job_id) if mine else Clash(job.bucket_id))
-    return answers
+    stored = {UUID(bytes=row[0]): (row[1], row[2]) for row in conn.execute(query)}
+    if len(stored) < len(set(buckets)):
+        stored |= archive.owners(conn, group_id, buckets)
+    owners = [(bucket, *stored[bucket]) for bucket in buckets]
+    return [
+        UUID(bytes=job) if user == user_id.bytes else Clash(bucket) for bucket, job, user in owners
+    ]
 
 
 def get(conn: Connection, job_id: UUID, group_id: UUID | None = None) -> Job | None:
-    """One job; None when unknown or, if a group is given, not of that group."""
+    """One job, also an archived one; None when unknown or, if a group is given, not of it."""
     # The group is compared here: as a condition it would tempt a planner without
     # statistics to read the whole group.
-    row = _BY_ID.first(conn, id=job_id.bytes)
+    row = _BY_ID.first(conn, id=job_id.bytes) or _IN_ARCHIVE.first(conn, id=job_id.bytes)
     job = None if row is None else _job(row)
     return job if job is None or group_id in (None, job.group_id) else None
 
@@ -296,7 +318,7 @@ def again(conn: Connection, job_id: UUID) -> bool:
         table.c.state.in_(ended),
         table.c.prune_requested_at.is_(None),
     )
-    return conn.execute(statement.values(AGAIN)).rowcount == 1
+    return _change_one(conn, job_id, statement.values(AGAIN), may_be_archived=True)
 
 
 def count_live(conn: Connection, group_id: UUID, user_id: UUID | None, at_most: int) -> int:
@@ -330,7 +352,16 @@ def _compare_and_set(
         .where(table.c.id == job_id.bytes, table.c.state.in_([state.value for state in states]))
         .values({name: _plain(value) for name, value in changes.items()})
     )
-    return conn.execute(statement).rowcount == 1
+    return _change_one(conn, job_id, statement, may_be_archived=FINAL.issuperset(states))
+
+
+def _change_one(
+    conn: Connection, job_id: UUID, statement: Update, *, may_be_archived: bool
+) -> bool:
+    if conn.execute(statement).rowcount == 1:
+        return True
+    back = may_be_archived and archive.bring_back(conn, job_id)
+    return back and conn.execute(statement).rowcount == 1
 
 
 def _plain(value: object) -> object:

@@ -26,6 +26,7 @@ from sqlalchemy import (
     literal_column,
     text,
 )
+from sqlalchemy.schema import SchemaItem
 
 metadata: Final = MetaData(
     naming_convention={
@@ -172,6 +173,7 @@ attempts: Final = Table(
     Column("missing_since", Double),
     Column("unknown_since", Double),
     Column("forgotten_at", Double),
+    Column("recorded_at", Double),  # when we stored that it ended; it may have ended long before
     UniqueConstraint("job_id", "number"),
 )
 is_live: Final = attempts.c.state != literal_column("'ended'")
@@ -188,10 +190,28 @@ Index(
 Index(
     "ix_attempts_to_forget",
     attempts.c.connector,
-    attempts.c.ended_at,
+    attempts.c.recorded_at,
     sqlite_where=is_to_forget,
     postgresql_where=is_to_forget,
 )
+
+# Oldest end first, for the archive.
+has_ended: Final = jobs.c.ended_at.is_not(None)
+Index("ix_jobs_ended", jobs.c.ended_at, sqlite_where=has_ended, postgresql_where=has_ended)
+
+
+def _archive_of(table: Table, *more: SchemaItem) -> Table:
+    """Every column of ``table``, so that rows go there and back as they are."""
+    columns = (
+        Column(one.name, one.type, primary_key=one.primary_key, nullable=one.nullable)
+        for one in table.columns
+    )
+    return Table(f"{table.name}_archive", metadata, *columns, *more)
+
+
+# Jobs that ended long ago, with their attempts: found by id and by bucket, in no list.
+jobs_archive: Final = _archive_of(jobs, UniqueConstraint("group_id", "bucket_id"))
+attempts_archive: Final = _archive_of(attempts, UniqueConstraint("job_id", "number"))
 
 # What each user used lately, for fair share: core-seconds as they counted at ``at``.
 shares: Final = Table(
@@ -211,6 +231,16 @@ usage: Final = Table(
     Column("attempts", Integer, nullable=False),
     Column("core_seconds", Double, nullable=False),
     Column("gpu_seconds", Double, nullable=False),
+)
+
+# Who may do what only one of several processes may; ``fence`` grows with each change of hands.
+leases: Final = Table(
+    "leases",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(128), nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("expires_at", Double, nullable=False),
 )
 
 # Who did what. Never a secret, a bucket id or user data.

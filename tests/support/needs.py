@@ -101,4 +101,4 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
     "postgres": _postgres,
     "root": lambda: None if os.geteuid() == 0 else "this is not root",
     "unprivileged": lambda: "root may do everything" if os.geteuid() == 0 else None,
-} | {name: _program(name) for name in ("bats", "nomad", "shellcheck", "tmux", "wrk")}
+} | {name: _program(name) for name in ("bats", "nomad", "pg_dump", "shellcheck", "tmux", "wrk")}

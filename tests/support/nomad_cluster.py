@@ -1,4 +1,4 @@
-"""A Nomad cluster of the tests' own: one server, one client beside Docker.
+"""A Nomad cluster of the tests' own: one server, one client beside Docker, or two.
 
 As in production: mutual TLS, ACLs, strict introduction of nodes, a bridge token
 that may do no more than it must. Everything listens on 127.0.0.1.
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -24,7 +25,8 @@ from tests.support.certificates import Authority, Pair
 from tests.support.poll import eventually, free_port
 from tests.support.s3 import S3
 
-POOL = "g-lab"  # the one client's node pool; a group lab of the bridge has its jobs here
+POOL = "g-lab"  # the clients' node pool; a group lab of the bridge has its jobs here
+NODE = "node-1"  # the first client, and its node
 # What SECURITY.md tells the operator to give the bridge.
 BRIDGE_POLICY = """
 namespace "g-*" {
@@ -73,11 +75,11 @@ class NomadCluster:
         self.call("PUT", f"namespace/{namespace}", {"Name": namespace})
         self.call("PUT", f"node/pool/{pool}", {"Name": pool})
 
-    def token_with(self, policy: str) -> str:
-        """A new ACL token with just this policy (HCL)."""
+    def token_with(self, policy: str, **settings: str) -> str:
+        """A new ACL token with just this policy (HCL), and other fields as given."""
         name = f"p-{uuid.uuid4().hex[:8]}"
         self.call("PUT", f"acl/policy/{name}", {"Name": name, "Rules": policy})
-        token = self.call("PUT", "acl/token", {"Type": "client", "Policies": [name]})
+        token = self.call("PUT", "acl/token", {"Type": "client", "Policies": [name], **settings})
         return str(token["SecretID"])
 
     def install_stage(self, node_setup: Path, rclone: str, s3: S3) -> None:
@@ -114,24 +116,62 @@ class NomadCluster:
         eventually(self._bootstrapped, timeout=_TIMEOUT_S, every=0.1)
         self.bridge_token = self.token_with(BRIDGE_POLICY)
         self.register_group(POOL)
-        self._introduce_client()
         self.start_client()
 
-    def start_client(self) -> None:
-        """Start the client (again). Returns when its node is ready."""
-        self._start_agent("client", self._client_settings())
-        eventually(self._node_ready, timeout=_TIMEOUT_S, every=0.1)
+    def start_client(self, name: str = NODE) -> None:
+        """Start a client (again). Returns when its node is ready."""
+        if not (self.home / name).exists():
+            self._introduce_client(name)
+        self._start_agent(name, self._client_settings(name))
+        eventually(lambda: self._node_ready(name), timeout=_TIMEOUT_S, every=0.1)
 
-    def kill_client(self) -> None:
-        """End the client at once, as a power cut would; containers go on."""
-        agent = self._agents.pop("client")
-        agent.kill()
-        agent.wait(timeout=_TIMEOUT_S)
+    def kill_client(self, name: str = NODE) -> None:
+        """End a client at once, as a power cut would; containers go on."""
+        self._kill(name)
+
+    def restart_server(self) -> None:
+        """End the server at once and start it again. Returns when it has a leader."""
+        self.kill_server()
+        self.start_server()
+
+    def kill_server(self) -> None:
+        """End the server at once."""
+        self._kill("server")
+
+    def start_server(self) -> None:
+        """Start the server again. Returns when it has a leader."""
+        self._start_agent("server", self._server_settings())
+        eventually(self._has_leader, timeout=_TIMEOUT_S, every=0.1)
+
+    @contextlib.contextmanager
+    def frozen(self, name: str = NODE) -> Iterator[None]:
+        """A client that is out of touch though its tasks go on, until the end."""
+        self._agents[name].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._agents[name].send_signal(signal.SIGCONT)
+            eventually(lambda: self._node_ready(name), timeout=_TIMEOUT_S, every=0.1)
+
+    @contextlib.contextmanager
+    def another_client(self, name: str) -> Iterator[None]:
+        """A second client until the end; then it is not known any more."""
+        self.start_client(name)
+        try:
+            yield
+        finally:
+            self.kill_client(name)
+            self.call("POST", f"node/{self.node(name)['ID']}/purge")
+
+    def node(self, name: str = NODE) -> dict[str, Any]:
+        """The node of a client."""
+        found = [node for node in self.call("GET", "nodes") if node["Name"] == name]
+        return dict(max(found, key=lambda node: node["CreateIndex"]))
 
     def stop(self) -> None:
-        """Stop all jobs, let the client clean up, end both agents."""
+        """Stop all jobs, let the clients clean up, end all agents."""
         try:
-            if "client" in self._agents:
+            if NODE in self._agents:
                 self._purge_everything()
         finally:
             for agent in reversed(self._agents.values()):
@@ -153,7 +193,7 @@ class NomadCluster:
         eventually(self._all_over, timeout=60, every=0.1)
         # Unmounts the secrets directories that a root client has mounted.
         self.call("PUT", "system/gc")
-        allocs = self.home / "client" / "alloc"
+        allocs = self.home / NODE / "alloc"
         eventually(lambda: not any(allocs.iterdir()), timeout=20, every=0.1)
 
     def _all_over(self) -> bool:
@@ -181,11 +221,18 @@ class NomadCluster:
         )
         return answer.ok
 
-    def _node_ready(self) -> bool:
-        self._assert_alive("client")
+    def _has_leader(self) -> bool:
+        self._assert_alive("server")
+        with contextlib.suppress(requests.RequestException, AssertionError):
+            return bool(self.call("GET", "status/leader"))
+        return False
+
+    def _node_ready(self, name: str) -> bool:
+        self._assert_alive(name)
         nodes = self.call("GET", "nodes", resources="true")
         return any(
-            node["Status"] == "ready"
+            node["Name"] == name
+            and node["Status"] == "ready"
             and all(node["Drivers"].get(name, {}).get("Healthy") for name in ("docker", "raw_exec"))
             for node in nodes
         )
@@ -193,15 +240,20 @@ class NomadCluster:
     def _assert_alive(self, name: str) -> None:
         assert self._agents[name].poll() is None, self.log(name)
 
-    def _introduce_client(self) -> None:
-        wanted = {"NodePool": self.pool, "NodeName": "node-1", "TTL": "10m"}
+    def _kill(self, name: str) -> None:
+        agent = self._agents.pop(name)
+        agent.kill()
+        agent.wait(timeout=_TIMEOUT_S)
+
+    def _introduce_client(self, name: str) -> None:
+        wanted = {"NodePool": self.pool, "NodeName": name, "TTL": "10m"}
         token = self.call("POST", "acl/identity/client-introduction-token", wanted)["JWT"]
-        file = self.home / "client" / "client" / "intro_token.jwt"
+        file = self.home / name / "client" / "intro_token.jwt"
         file.parent.mkdir(parents=True)
         file.touch(mode=0o600)
         file.write_text(token)
         # Docker must be able to enter the allocations' folder.
-        (self.home / "client").chmod(0o711)
+        (self.home / name).chmod(0o711)
 
     def _start_agent(self, name: str, settings: dict[str, Any]) -> None:
         config = self.home / f"{name}.json"
@@ -233,10 +285,10 @@ class NomadCluster:
             },
         }
 
-    def _client_settings(self) -> dict[str, Any]:
+    def _client_settings(self, name: str) -> dict[str, Any]:
         ports = {"http": free_port(), "rpc": free_port(), "serf": free_port()}
-        return self._common("client", self._authority.issue("client.global.nomad"), ports) | {
-            "name": "node-1",
+        return self._common(name, self._authority.issue("client.global.nomad"), ports) | {
+            "name": name,
             "client": {
                 "enabled": True,
                 "servers": [f"127.0.0.1:{self._rpc}"],
@@ -262,7 +314,7 @@ class NomadCluster:
             "ports": ports,
             "disable_update_check": True,
             "log_level": "INFO",
-            "acl": {"enabled": True},
+            "acl": {"enabled": True, "token_min_expiration_ttl": "1s"},
             "tls": {
                 "http": True,
                 "rpc": True,

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from bridge import process
 from tests.support.poll import eventually, free_port
@@ -29,6 +31,9 @@ class Answer(NamedTuple):
 
 class RunningService:
     """A service below ``home``; it can be stopped, killed and started again."""
+
+    # Starts it, before the name of the configuration file.
+    serve: Sequence[str] = (*COMMAND, "serve", "--config")
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -76,18 +81,29 @@ class RunningService:
         )
         assert done.returncode == 0, done.stderr
 
+    def configure(self, **sections: Mapping[str, object]) -> None:
+        """Change settings, section by section, for the next start."""
+        document = yaml.safe_load(self.config.read_text())
+        for section, values in sections.items():
+            document[section] = document.get(section, {}) | dict(values)
+        self.config.write_text(yaml.safe_dump(document))
+
     def start(self) -> None:
         """Serve, and wait until it is ready."""
+        self.spawn()
+        eventually(self._is_ready, timeout=30)
+
+    def spawn(self) -> None:
+        """Start to serve; wait for nothing."""
         log = open(self.home / "serve.log", "ab")  # noqa: SIM115 (closed below, kept by the child)
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", "--config", str(self.config)],
+            [*self.serve, str(self.config)],
             env=process.clean_environment(),
             cwd=_ROOT,
             stdout=log,
             stderr=log,
         )
         log.close()
-        eventually(self._is_ready, timeout=30)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End the service, not its storage nor its jobs; returns the exit code."""

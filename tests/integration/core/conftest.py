@@ -39,22 +39,29 @@ class House:
     db: Database
     clock: Clock = field(default_factory=Clock)
     scheduler: FakeConnector = field(default_factory=FakeConnector)
+    feeder: Feeder = field(init=False)
+    reconciler: Reconciler = field(init=False)
 
     def __post_init__(self) -> None:
         connectors = {"local": self.scheduler}
+        self.restart()
         self.access = Access(self.db, self.clock)
         self.groups = Groups(self.db, self.clock)
         outlook = Outlook(self.db, connectors, clock=self.clock)
         self.jobs = Jobs(self.db, outlook=outlook, clock=self.clock)
         self.sets = Sets(self.db, clock=self.clock)
-        self.feeder = Feeder(
-            self.db, connectors, prefix="bridge-t-", pace=Pace(threads=2), clock=self.clock
-        )
-        self.reconciler = Reconciler(self.db, connectors, policy=Policy(), clock=self.clock)
         _, secret = self.groups.add_group("lab", "root", connector="local")
         self.compute_secret = self.groups.rotate_compute_secret(self.access.by_secret(secret))
         self.root = self.access.by_secret(secret)
         self.ada = self.add_user("ada")
+
+    def restart(self) -> None:
+        """The loops of a new process: they remember nothing."""
+        connectors = {"local": self.scheduler}
+        self.feeder = Feeder(
+            self.db, connectors, prefix="bridge-t-", pace=Pace(threads=2), clock=self.clock
+        )
+        self.reconciler = Reconciler(self.db, connectors, policy=Policy(), clock=self.clock)
 
     def add_user(self, name: str, admin: bool = False) -> Caller:
         return self.access.by_secret(self.groups.add_user(self.root, name, admin))

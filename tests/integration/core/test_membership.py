@@ -7,7 +7,14 @@ import threading
 import pytest
 
 from bridge.db import audit
-from bridge.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
+from bridge.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+)
 from bridge.models.job import JobState
 from bridge.models.secret import digest
 from tests.integration.core.conftest import House
@@ -35,6 +42,18 @@ class TestSecrets:
     def test_the_wrong_kind_is_named(self, house: House) -> None:
         with pytest.raises(Unauthenticated, match="compute secret"):
             house.access.by_secret(house.compute_secret)
+
+    def test_a_database_that_cannot_be_written_keeps_nobody_from_reading(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_: object) -> None:
+            raise Unavailable("The database cannot be used now: database or disk is full")
+
+        secret = house.groups.add_user(house.root, "bob", False)
+        monkeypatch.setattr(house.db, "write", full)
+        caller = house.access.by_secret(secret)
+        assert caller.user is not None
+        assert caller.user.name == "bob"
 
     def test_rotation_ends_the_old_one(self, house: House) -> None:
         from bridge.db import identity
@@ -97,7 +116,7 @@ class TestMembers:
             start.wait(5)
             try:
                 house.groups.revoke(house.root, name)
-            except Conflict:
+            except (Conflict, Forbidden):
                 refused.append(name)
 
         refused: list[str] = []

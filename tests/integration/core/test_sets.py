@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bridge.core import sets as core_sets
@@ -16,7 +18,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core_sets, "_CHUNK", 3)
 
 
-def fill(house: House, count: int, **fields: object) -> None:
+def fill(house: House, count: int, **fields: Any) -> None:
     for _ in range(count):
         house.submit(set="scan", **fields)
 

@@ -184,5 +184,5 @@ def test_an_instance_is_made_once(db: Database) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = set(pool.map(get, range(4)))
     [one] = found
-    assert (one.epoch, one.swept_at) == (1, None)
+    assert (one.epoch, one.swept_at) == (1, one.epoch_started_at)
     assert len(one.name) == 8

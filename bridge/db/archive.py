@@ -1,0 +1,83 @@
+"""The archive: jobs that ended long ago, with their attempts, out of the way of the others.
+
+They are still found by id, and their buckets stay taken; lists leave them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Table, bindparam, delete, exists, insert, select
+
+from bridge.db.statements import Prepared
+from bridge.db.tables import attempts, attempts_archive, jobs, jobs_archive
+from bridge.models.job import FINAL
+
+_FINAL: Final = tuple(sorted(state.value for state in FINAL))
+_ANY: Final = Prepared(
+    select(jobs_archive.c.id).where(jobs_archive.c.group_id == bindparam("group_id")).limit(1)
+)
+
+
+def put_away(conn: Connection, *, before: float, limit: int) -> int:
+    """Archive jobs that ended before a time (Unix seconds) and of which no scheduler
+    keeps anything, oldest first; returns how many.
+    """
+    kept = exists().where(attempts.c.job_id == jobs.c.id, attempts.c.forgotten_at.is_(None))
+    due = (
+        select(jobs.c.id)
+        .where(jobs.c.ended_at < before, jobs.c.state.in_(_FINAL), ~kept)
+        .order_by(jobs.c.ended_at)
+        .limit(limit)
+        .with_for_update(of=jobs, skip_locked=True)
+    )
+    ids = conn.execute(due).scalars().all()
+    if ids:
+        _move(conn, ids, jobs, jobs_archive, attempts, attempts_archive)
+    return len(ids)
+
+
+def bring_back(conn: Connection, job_id: UUID) -> bool:
+    """Take one job out of the archive again; False when it is not there."""
+    ids = [job_id.bytes]
+    found = conn.execute(select(jobs_archive.c.id).where(jobs_archive.c.id.in_(ids))).first()
+    if found is not None:
+        _move(conn, ids, jobs_archive, jobs, attempts_archive, attempts)
+    return found is not None
+
+
+def owners(
+    conn: Connection, group_id: UUID, buckets: Collection[UUID]
+) -> dict[UUID, tuple[bytes, bytes]]:
+    """Those of the buckets that belong to archived jobs: the ids of job and user."""
+    # Most submissions are the first of their bucket, and a new group has no archive.
+    if _ANY.first(conn, group_id=group_id.bytes) is None:
+        return {}
+    query = select(jobs_archive.c.bucket_id, jobs_archive.c.id, jobs_archive.c.user_id).where(
+        jobs_archive.c.group_id == group_id.bytes,
+        jobs_archive.c.bucket_id.in_([bucket.bytes for bucket in buckets]),
+    )
+    return {UUID(bytes=row[0]): (row[1], row[2]) for row in conn.execute(query)}
+
+
+def _move(
+    conn: Connection,
+    ids: Sequence[bytes],
+    from_jobs: Table,
+    to_jobs: Table,
+    from_attempts: Table,
+    to_attempts: Table,
+) -> None:
+    """Jobs first when they come, last when they go: attempts refer to them."""
+    _copy(conn, from_jobs, to_jobs, "id", ids)
+    _copy(conn, from_attempts, to_attempts, "job_id", ids)
+    conn.execute(delete(from_attempts).where(from_attempts.c.job_id.in_(ids)))
+    conn.execute(delete(from_jobs).where(from_jobs.c.id.in_(ids)))
+
+
+def _copy(conn: Connection, source: Table, target: Table, key: str, ids: Sequence[bytes]) -> None:
+    names = [column.name for column in source.columns]
+    rows = select(*source.columns).where(source.c[key].in_(ids))
+    conn.execute(insert(target).from_select(names, rows))

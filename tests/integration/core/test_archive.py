@@ -1,0 +1,151 @@
+"""Jobs that ended long ago: out of every list, and still what they were."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+from bridge.core.archive import Archiver
+from bridge.db import usage
+from bridge.errors import Conflict
+from bridge.models.attempt import Cause, Observed
+from bridge.models.job import Job, JobState, NewJob
+from tests.integration.core.conftest import House
+
+DAY = 86400.0
+
+
+def archive(house: House, days: float = 90) -> int:
+    return Archiver(house.db, retention_s=days * DAY, clock=house.clock).step()
+
+
+def run(house: House, code: int = 0, **fields: object) -> Job:
+    """A job that started, ended 10 s later, and that its scheduler has forgotten."""
+    job = house.submit(**fields)  # type: ignore[arg-type]
+    house.feeder.step()
+    started = house.clock.now
+    house.scheduler.show(Observed.RUNNING, started_at=started)
+    house.step()
+    house.pass_time(10)
+    cause = Cause.EXIT if code else None
+    house.scheduler.show(
+        Observed.ENDED, cause=cause, exit_code=code, started_at=started, ended_at=house.clock.now
+    )
+    house.step()
+    house.pass_time(1000)
+    house.reconciler.forget()
+    return house.job(job)
+
+
+def test_goes_after_its_time_and_stays_found(house: House) -> None:
+    job = run(house, set="s", labels={"a": "b"})
+    attempts = house.jobs.attempts(house.ada, job.id)
+    assert archive(house) == 0
+    house.pass_time(90 * DAY)
+    young = run(house)
+    waiting = house.submit()
+    assert archive(house) == 1
+    assert archive(house) == 0
+    assert house.job(job) == job
+    assert house.jobs.attempts(house.ada, job.id) == attempts
+    assert len(attempts) == 1
+    assert {one.id for one in house.jobs.find(house.ada)} == {young.id, waiting.id}
+    assert house.sets.find(house.ada) == []
+
+
+def test_a_retention_of_nothing_keeps_all(house: House) -> None:
+    run(house)
+    house.pass_time(10_000 * DAY)
+    assert archive(house, days=0) == 0
+    assert len(house.jobs.find(house.ada)) == 1
+
+
+def test_waits_for_the_scheduler_to_forget(house: House) -> None:
+    house.submit()
+    house.feeder.step()
+    house.scheduler.show(Observed.ENDED, exit_code=0, ended_at=house.clock.now)
+    house.step()
+    house.pass_time(100 * DAY)
+    assert archive(house) == 0
+    house.reconciler.forget()
+    assert archive(house) == 1
+
+
+def test_many_go_in_chunks(house: House) -> None:
+    new = [NewJob(bucket_id=uuid4(), image="a:1", set="s") for _ in range(1100)]
+    house.jobs.submit_many(house.ada, new)
+    assert house.sets.cancel(house.ada, "s") == 1100
+    house.pass_time(100 * DAY)
+    assert archive(house) == 1100
+    assert house.jobs.find(house.ada) == []
+
+
+def test_usage_stays(house: House) -> None:
+    run(house, cores=4)
+    user = house.ada.user
+    assert user is not None
+    before = house.db.read(lambda conn: usage.by_month(conn, house.ada.group.id))
+    assert sum(month.core_seconds for month in before) == 40
+    house.pass_time(100 * DAY)
+    archive(house)
+    assert house.db.read(lambda conn: usage.by_month(conn, house.ada.group.id)) == before
+
+
+class TestSameBucketAgain:
+    @pytest.fixture
+    def old(self, house: House) -> Job:
+        job = run(house)
+        house.pass_time(100 * DAY)
+        archive(house)
+        return job
+
+    def test_is_the_same_job(self, house: House, old: Job) -> None:
+        assert house.submit(bucket_id=old.bucket_id) == old
+        assert house.jobs.find(house.ada) == []
+
+    def test_of_another_member_is_a_conflict(self, house: House, old: Job) -> None:
+        with pytest.raises(Conflict):
+            house.submit(house.root, bucket_id=old.bucket_id)
+
+    def test_among_new_ones(self, house: House, old: Job) -> None:
+        stored = house.submit()
+        buckets = [uuid4(), old.bucket_id, stored.bucket_id, uuid4(), old.bucket_id]
+        new = [NewJob(bucket_id=bucket, image="a:1") for bucket in buckets]
+        answers = house.jobs.submit_many(house.ada, new)
+        assert (answers[1], answers[2], answers[4]) == (old.id, stored.id, old.id)
+        assert {job.id for job in house.jobs.find(house.ada)} == {
+            answers[0],
+            stored.id,
+            answers[3],
+        }
+
+
+class TestFromTheArchive:
+    @pytest.fixture
+    def failed(self, house: House) -> Job:
+        job = run(house, code=1)
+        house.pass_time(100 * DAY)
+        assert archive(house) == 1
+        return job
+
+    def test_a_failed_job_can_be_tried_again(self, house: House, failed: Job) -> None:
+        assert house.jobs.retry(house.ada, failed.id).state is JobState.RECEIVED
+        house.feeder.step()
+        house.scheduler.show(Observed.ENDED, exit_code=0, ended_at=house.clock.now)
+        house.step()
+        assert house.job(failed).state is JobState.COMPLETED
+        attempts = house.jobs.attempts(house.ada, failed.id)
+        assert [one.number for one in attempts] == [1, 2]
+
+    def test_a_job_can_be_pruned(self, house: House, failed: Job) -> None:
+        pruned = house.jobs.prune(house.ada, failed.id, deleted=True)
+        assert pruned.pruned_at == house.clock.now
+        assert archive(house) == 1
+        assert house.job(failed) == pruned
+
+    def test_what_has_ended_is_neither_held_nor_canceled(self, house: House, failed: Job) -> None:
+        assert house.jobs.cancel(house.ada, failed.id) == failed
+        with pytest.raises(Conflict):
+            house.jobs.hold(house.ada, failed.id)
+        assert house.jobs.find(house.ada) == []
