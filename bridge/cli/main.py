@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 import bridge
-from bridge.cli import admin, demo, images, operator, output, reports, steering, user
+from bridge.cli import admin, database, demo, images, operator, output, reports, steering, user
 from bridge.cli.options import Session
 from bridge.errors import BridgeError
 
@@ -24,6 +24,7 @@ _SECTIONS = {
     "Jobs": ("submit", "status", "list", "sets", "wait", "get", "cancel", "prune"),
     "The queue": ("explain", "attempts", "hold", "release", "retry"),
     "Group": ("whoami", "activity", "usage", "codes", "users", "groups", "compute-secret"),
+    "Service": ("db",),
 }
 
 
@@ -66,7 +67,7 @@ def cli(ctx: click.Context, credentials: Path | None, as_admin: bool) -> None:
     ctx.obj = Session(credentials, as_admin)
 
 
-for _module in (admin, demo, images, operator, reports, steering, user):
+for _module in (admin, database, demo, images, operator, reports, steering, user):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

@@ -9,7 +9,7 @@ import click
 from bridge.cli import options, output
 from bridge.errors import ConfigError
 
-_config_option = click.option(
+config_option = click.option(
     "--config",
     type=click.Path(path_type=Path),
     required=True,
@@ -74,7 +74,7 @@ def _warning(runtime: str) -> str:
 
 
 @click.command()
-@_config_option
+@config_option
 @click.option("--bind", metavar="HOST:PORT", help="Listen here, whatever the file says.")
 def serve(config: Path, bind: str | None) -> None:
     """Run the service until it is interrupted. Jobs outlive it."""
@@ -93,7 +93,7 @@ def groups() -> None:
 
 
 @groups.command()
-@_config_option
+@config_option
 @click.option("--admin", required=True, help="Name of the group's first admin.")
 @click.option("--connector", help="Where its jobs run. Default: the first one configured.")
 @click.argument("name")
@@ -126,7 +126,7 @@ def add(config: Path, admin: str, connector: str | None, name: str, json_: bool)
 
 
 @groups.command("list")
-@_config_option
+@config_option
 @options.as_json
 def list_(config: Path, json_: bool) -> None:
     """List the groups."""

@@ -20,9 +20,9 @@ _HEAD: Final = """\
 
 Generated from `--help`; do not edit.
 
-`JOB` is a job's id. Where none is given, the job of the current folder is meant: a
-submitted folder remembers its job in `leruli.job`. Output is a table on a terminal, lines
-with tabs in a pipe, and JSON with `--json`.
+`JOB` is a job's id, `DIR` a folder that was submitted, which remembers its job in
+`leruli.job`. Where none is given, the current folder is meant. Output is a table on a
+terminal, lines with tabs in a pipe, and JSON with `--json`.
 
 | exit code | meaning |
 |---|---|
