@@ -70,10 +70,11 @@ job "bridge-job" {
         BRIDGE_HOME = "${meta.bridge_home}"
       }
 
-      # For the scheduler; a job needs the largest of its tasks, not their sum.
+      # A job needs the largest of its tasks, not their sum. A root client enforces the
+      # memory: with less, rclone is killed while it moves large files.
       resources {
         cpu    = 50
-        memory = 16
+        memory = 256
       }
 
       kill_timeout = "30s"
@@ -178,7 +179,7 @@ job "bridge-job" {
 
       resources {
         cpu    = 50
-        memory = 16
+        memory = 256
       }
 
       kill_timeout = "30s"

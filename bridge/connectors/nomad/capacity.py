@@ -13,7 +13,7 @@ from msgspec import Struct
 from bridge.connectors.base import Room
 from bridge.connectors.nomad.client import NomadClient
 from bridge.connectors.nomad.jobspec import MHZ_PER_CORE
-from bridge.connectors.nomad.wire import Held, Node, Resources
+from bridge.connectors.nomad.wire import Held, Node
 from bridge.models.attempt import AttemptSpec
 
 _DRIVERS: Final = ("docker", "raw_exec")
@@ -43,9 +43,10 @@ def measure(nodes: Sequence[Node], held: Iterable[Held], wishes: Iterable[Wish])
     cpu: Counter[str] = Counter()
     memory: Counter[str] = Counter()
     for alloc in held:
-        one = _need(alloc)
-        cpu[alloc.node_id] += one.cpu.cpu_shares
-        memory[alloc.node_id] += one.memory.memory_mb
+        # The largest of its tasks: they run one after another.
+        tasks = ((alloc.allocated.tasks if alloc.allocated else None) or {}).values()
+        cpu[alloc.node_id] += max((task.cpu.cpu_shares for task in tasks), default=0)
+        memory[alloc.node_id] += max((task.memory.memory_mb for task in tasks), default=0)
     ready = [node for node in nodes if _is_ready(node)]
     waiting = tuple(wishes)
     cores_free = sum(max(_mhz(node) - cpu[node.id], 0) // MHZ_PER_CORE for node in ready)
@@ -63,12 +64,6 @@ def _is_ready(node: Node) -> bool:
     drivers = node.drivers or {}
     healthy = all(name in drivers and drivers[name].healthy for name in _DRIVERS)
     return node.status == "ready" and node.scheduling_eligibility == "eligible" and healthy
-
-
-def _need(alloc: Held) -> Resources:
-    """The largest of its tasks: they run one after another."""
-    tasks = (alloc.allocated.tasks if alloc.allocated else None) or {}
-    return max(tasks.values(), key=lambda task: task.cpu.cpu_shares, default=Resources())
 
 
 def _mhz(node: Node) -> int:
@@ -117,8 +112,10 @@ class Capacity:
         with self._lock:
             self._wishes[spec.handle.native_id] = wish
 
-    def ended(self, native_ids: Iterable[str]) -> None:
+    def ended(self, native_ids: Sequence[str]) -> None:
         """Attempts that hold nothing any more."""
+        if native_ids:
+            self.changed()
         with self._lock:
             for native_id in native_ids:
                 self._wishes.pop(native_id, None)

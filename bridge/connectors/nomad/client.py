@@ -35,7 +35,7 @@ from bridge.connectors.nomad.wire import (
     Token,
     Validation,
 )
-from bridge.errors import ConfigError, ConnectorUnavailable
+from bridge.errors import ConfigError, ConnectorUnavailable, JobRejected
 
 T = TypeVar("T")
 
@@ -131,7 +131,7 @@ class NomadClient:
             response = faults.response_of(fault)
             if response is not None and _JOB_EXISTS in response.text:
                 return
-            raise faults.translated(fault, doing, needs="register-job", registers=True) from None
+            raise self._error(fault, doing, "register-job", registers=True) from None
 
     def job(self, job_id: str, namespace: str) -> Job | None:
         """A job, or None when Nomad's leader knows none."""
@@ -171,7 +171,7 @@ class NomadClient:
             f"{'remove' if purge else 'stop'} the job {job_id}",
             lambda: endpoint.deregister_job(_quoted(job_id), namespace=namespace, purge=purge),
             dict,
-            needs="deregister-job or purge-job" if purge else "deregister-job",
+            needs="purge-job" if purge else "deregister-job",
         )
 
     def recent_allocations(self, namespace: str, page_size: int) -> Iterator[list[Alloc]]:
@@ -231,7 +231,7 @@ class NomadClient:
             if response.status_code != 200:
                 raise requests.HTTPError(response=response)
         except faults.FAULTS as fault:
-            raise faults.translated(fault, "send events", needs="read-job") from None
+            raise self._error(fault, "send events", "read-job") from None
         return response
 
     def leader(self) -> str:
@@ -265,7 +265,7 @@ class NomadClient:
             try:
                 page = next(pages, None)
             except faults.FAULTS as fault:
-                raise faults.translated(fault, f"list {path}", needs=needs) from None
+                raise self._error(fault, f"list {path}", needs) from None
             if page is None:
                 return
             yield page
@@ -275,7 +275,7 @@ class NomadClient:
             return msgspec.convert(call(), kind)
         except faults.FAULTS as fault:
             # Without its cause, which is a page of urllib3 and says no more than this.
-            raise faults.translated(fault, doing, needs=needs) from None
+            raise self._error(fault, doing, needs) from None
 
     def _find(
         self, doing: str, call: Callable[[], Any], kind: type[T], *, none_if: str, needs: str = ""
@@ -287,7 +287,24 @@ class NomadClient:
             response = faults.response_of(fault)
             if response is not None and none_if in response.text:
                 return None
-            raise faults.translated(fault, doing, needs=needs) from None
+            raise self._error(fault, doing, needs) from None
+
+    def _error(
+        self, fault: Exception, doing: str, needs: str, *, registers: bool = False
+    ) -> ConnectorUnavailable | JobRejected:
+        """The error for ``fault``; of a denial it says whether the token or the capabilities
+        ``needs`` are at fault.
+        """
+        error = faults.translated(fault, doing, registers=registers)
+        if not isinstance(error, ConnectorUnavailable) or not faults.is_denial(fault):
+            return error
+        token_fault: Exception | None = None
+        try:
+            self._endpoint(api.Acl).get_self_token()
+        except faults.FAULTS as exc:
+            token_fault = exc
+        hint = faults.denial_hint(needs, token_fault)
+        return ConnectorUnavailable(error.message, hint, error.retry_after)
 
     def _endpoint(self, kind: Callable[..., Any], **settings: str) -> Any:
         # Not nomad.Nomad: it reads NOMAD_ADDR, NOMAD_TOKEN … from the environment.

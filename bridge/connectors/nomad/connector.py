@@ -79,7 +79,7 @@ class NomadConnector:
         with self._client.within(_CALL_S):
             for namespace, wanted in _by_namespace(handles).items():
                 seen |= self._look_at(namespace, wanted)
-        self._capacity.ended(h.native_id for h, look in seen.items() if look.state in _OVER)
+        self._capacity.ended([h.native_id for h, look in seen.items() if look.state in _OVER])
         return seen
 
     def cancel(self, handle: Handle) -> None:

@@ -42,7 +42,7 @@ class Pace(Struct, frozen=True, kw_only=True):
     proof_s: float = 2.0  # the line that proves there is no gap comes at once or never
     settled_s: float = 10.0  # a connection that has lasted so long was a good one
     look_s: float = 1.0
-    namespaces_every_s: float = 5.0
+    namespaces_every_s: float = 2.0
 
 
 class Events:

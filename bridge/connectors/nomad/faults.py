@@ -40,10 +40,9 @@ _INVALID: Final = ("validation", "error occurred", "errors occurred", "exceeds",
 
 
 def translated(
-    fault: Exception, doing: str, *, needs: str = "", registers: bool = False
+    fault: Exception, doing: str, *, registers: bool = False
 ) -> ConnectorUnavailable | JobRejected:
-    """The error to raise for ``fault``, met while ``doing``, for example ``stop the job x``,
-    for which a token needs the capabilities ``needs``.
+    """The error to raise for ``fault``, met while ``doing``, for example ``stop the job x``.
 
     ``JobRejected`` only while registering, where Nomad has looked at the job and
     refuses it as such.
@@ -51,7 +50,7 @@ def translated(
     response = response_of(fault)
     if response is not None:
         invalid = _invalid(response, doing) if registers else None
-        return invalid or _refusal(response, doing, needs)
+        return invalid or _refusal(response, doing)
     cause = _cause(fault)
     return ConnectorUnavailable(
         f"Nomad could not be asked to {doing}: {_transport(cause)}", _hint(cause), _LATER_S
@@ -84,45 +83,58 @@ def _invalid(response: requests.Response, doing: str) -> JobRejected | None:
     return JobRejected(f"Nomad refuses to {doing}: {words}", "Change what the job asks for.")
 
 
-def _refusal(response: requests.Response, doing: str, needs: str) -> ConnectorUnavailable:
+def _refusal(response: requests.Response, doing: str) -> ConnectorUnavailable:
     words = said(response)
-    message = f"Nomad refuses to {doing}: {words}"
+    message, wait = f"Nomad refuses to {doing}: {words}", _OPERATOR_S
     match response.status_code:
         case 401 | 403:
-            return ConnectorUnavailable(message, token_hint(words, needs), _OPERATOR_S)
+            hint = _permission_hint(words)
         case 429:
-            return ConnectorUnavailable(
-                f"Nomad has too many connections to {doing}",
-                "Raise limits.http_max_conns_per_client on the Nomad servers.",
-                _retry_after(response),
-            )
+            message, wait = f"Nomad has too many connections to {doing}", _retry_after(response)
+            hint = "Raise limits.http_max_conns_per_client on the Nomad servers."
+        case 500 if "token expired" in words:
+            hint = f"Our token has expired: {_RENEW}"
         case 400 | 500 if lacks_place(words):
-            return ConnectorUnavailable(message, PLACE_HINT, _OPERATOR_S)
+            hint = PLACE_HINT
         case 400:
-            return ConnectorUnavailable(
-                message, "Correct the file of nomad.job_file, if it is named here.", _OPERATOR_S
-            )
+            hint = "Correct the file of nomad.job_file, if it is named here."
         case 404:
-            return ConnectorUnavailable(
-                f"{message} (HTTP 404)", "Is nomad.address the URL of a Nomad server?", _OPERATOR_S
-            )
+            message += " (HTTP 404)"
+            hint = "Is nomad.address the URL of a Nomad server?"
         case status:
+            message, wait = f"{message} (HTTP {status})", _SOON_S
             hint = "Look at the Nomad servers' log."
-            return ConnectorUnavailable(f"{message} (HTTP {status})", hint, _SOON_S)
+    return ConnectorUnavailable(message, hint, wait)
 
 
-def token_hint(words: str, needs: str) -> str:
-    """What to do when Nomad denies something with ``words`` for which a token needs the
-    capabilities ``needs``.
+def is_denial(fault: Exception) -> bool:
+    """Whether Nomad denies something to our token."""
+    response = response_of(fault)
+    return response is not None and response.status_code == 403 and "disabled" not in response.text
+
+
+def denial_hint(needs: str, token_fault: Exception | None) -> str:
+    """What to do about a denial. Nomad words it alike whatever the reason; the reason is
+    in ``token_fault``, what came when it was asked about our token (None: the token).
     """
-    lower = words.lower()
-    if "disabled" in lower:
-        return "Let Nomad take jobs again (reject_job_registration in its scheduler configuration)."
-    if "expired" in lower:
+    if token_fault is None:
+        return f"The token of nomad.token_file lacks {needs or _ALL_CAPABILITIES}."
+    if _has_expired(token_fault):
         return f"The token has expired: {_RENEW}"
-    if "token not found" in lower:
-        return f"Nomad does not know the token, or has removed it when it expired: {_RENEW}"
-    return f"The token may be unknown or expired, or lack {needs or _ALL_CAPABILITIES}."
+    if is_denial(token_fault):
+        return f"Nomad does not know the token: {_RENEW}"
+    return _permission_hint("")
+
+
+def _has_expired(fault: Exception) -> bool:
+    response = response_of(fault)
+    return response is not None and "token expired" in response.text
+
+
+def _permission_hint(words: str) -> str:
+    if "disabled" in words:
+        return "Let Nomad take jobs again (reject_job_registration in its scheduler configuration)."
+    return f"The token may be unknown or expired, or lack {_ALL_CAPABILITIES}."
 
 
 def _retry_after(response: requests.Response) -> float:

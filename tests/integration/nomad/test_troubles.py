@@ -1,68 +1,21 @@
-"""Nodes that go away, tokens that may too little, servers that are not there."""
+"""Tokens that may too little, servers that are not there, job files that do not do."""
 
 from __future__ import annotations
 
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bridge.connectors.nomad.connector import NomadConnector
 from bridge.errors import ConnectorUnavailable
-from bridge.models.attempt import Cause, Handle, Observed
-from bridge.models.job import Phase
+from bridge.models.attempt import Handle, Observed
 from tests.integration.nomad.conftest import PREFIX, MakeTrial, Trial
 from tests.support.certificates import Authority
 from tests.support.nomad_cluster import BRIDGE_POLICY, POOL, NomadCluster
 from tests.support.poll import eventually, free_port
 
 pytestmark = pytest.mark.needs("nomad", "docker")
-
-
-def running(one: Trial) -> None:
-    one.connector.submit(one.spec)
-    one.until(Observed.RUNNING, Phase.EXECUTING)
-
-
-def test_a_node_that_comes_back_goes_on_with_its_job(trial: MakeTrial, nomad: NomadCluster) -> None:
-    one = trial("sleep 4; echo ran >>ran.txt")
-    running(one)
-    nomad.kill_client()
-    try:
-        seen = one.until(Observed.UNKNOWN)
-        assert seen.node == "node-1" and seen.reason is not None and "node-1" in seen.reason
-    finally:
-        nomad.start_client()
-    assert one.end().cause is None
-    assert one.file("ran.txt") == "ran\n"
-
-
-def test_a_machine_that_was_restarted_has_lost_the_job(
-    trial: MakeTrial, nomad: NomadCluster
-) -> None:
-    one = trial("echo ran >>ran.txt; sleep 30")
-    running(one)
-    nomad.kill_client()
-    try:
-        alloc = nomad.call("GET", f"job/{one.handle.native_id}/allocations", namespace=POOL)[0]
-        subprocess.run(["docker", "rm", "-f", f"main-{alloc['ID']}"], check=True, timeout=60)
-    finally:
-        nomad.start_client()
-    seen = one.end()
-    assert (seen.cause, seen.exit_code) == (Cause.NODE_LOST, None)
-    assert one.file("ran.txt") == "ran\n"  # the program was not started again
-
-
-def test_a_drained_node_ends_the_job(trial: MakeTrial, nomad: NomadCluster) -> None:
-    one = trial("echo half >half.txt; sleep 30")
-    running(one)
-    node = nomad.call("GET", "nodes")[0]["ID"]
-    nomad.call("POST", f"node/{node}/drain", {"DrainSpec": {"Deadline": 1}, "MarkEligible": False})
-    try:
-        assert one.end().cause is Cause.DRAINED
-        assert one.file("half.txt") == "half\n"
-    finally:
-        nomad.call("POST", f"node/{node}/drain", {"DrainSpec": None, "MarkEligible": True})
 
 
 def test_check_finds_nothing_wrong(connector: NomadConnector) -> None:
@@ -96,15 +49,54 @@ def test_an_unknown_token(nomad: NomadCluster, trial: MakeTrial) -> None:
     assert not connector.check().ok
 
 
-@pytest.mark.parametrize("lacking", ["register-job", "parse-job"])
-def test_a_token_that_may_not_submit(nomad: NomadCluster, trial: MakeTrial, lacking: str) -> None:
-    token = nomad.token_with(BRIDGE_POLICY.replace(f'"{lacking}"', '"list-jobs"'))
+@pytest.mark.parametrize(
+    ("lacking", "act"),
+    [
+        ("register-job", lambda connector, one: connector.submit(one.spec)),
+        ("parse-job", lambda connector, one: connector.submit(one.spec)),
+        ("read-job", lambda connector, one: connector.poll([one.handle])),
+        ("list-jobs", lambda connector, one: connector.sweep([POOL])),
+        ("deregister-job", lambda connector, one: connector.cancel(one.handle)),
+        ("purge-job", lambda connector, one: connector.forget(one.handle)),
+        ("node", lambda connector, one: connector.room(POOL, POOL)),
+    ],
+)
+def test_a_capability_that_the_token_lacks_is_named(
+    nomad: NomadCluster,
+    trial: MakeTrial,
+    lacking: str,
+    act: Callable[[NomadConnector, Trial], object],
+) -> None:
+    policy = BRIDGE_POLICY.replace(f'"{lacking}"', '"read-fs"')
+    if lacking == "node":
+        policy = policy.replace('node { policy = "read" }', "")
+    if lacking == "deregister-job":  # purge-job is enough to stop a job
+        policy = policy.replace('"purge-job"', '"read-fs"')
+    token = nomad.token_with(policy)
     connector = NomadConnector(nomad.connection(token=token), prefix=PREFIX)
     one = trial("true")
     with pytest.raises(ConnectorUnavailable, match="Permission denied") as caught:
-        connector.submit(one.spec)
-    assert lacking in caught.value.hint
+        act(connector, one)
+    named = "node read" if lacking == "node" else lacking
+    assert caught.value.hint == f"The token of nomad.token_file lacks {named}."
     assert one.look().state is Observed.GONE
+
+
+def test_a_token_that_has_expired(nomad: NomadCluster, trial: MakeTrial) -> None:
+    token = nomad.token_with(BRIDGE_POLICY, ExpirationTTL="1s")
+    connector = NomadConnector(nomad.connection(token=token), prefix=PREFIX)
+    one = trial("true")
+
+    def refused() -> ConnectorUnavailable | None:
+        try:
+            connector.poll([one.handle])
+        except ConnectorUnavailable as exc:
+            return exc
+        return None
+
+    said = eventually(refused, timeout=10, every=0.1)
+    assert said is not None
+    assert "expired" in said.hint and "nomad.token_file" in said.hint
 
 
 @pytest.mark.parametrize("place", ["namespace", "node pool"])

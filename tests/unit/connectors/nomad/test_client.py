@@ -217,3 +217,11 @@ def test_what_cannot_be_used_is_said_at_the_start(changes: dict[str, Any], words
 
 def test_the_token_is_not_shown_by_accident(connection: Connection) -> None:
     assert TOKEN not in f"{connection!r}{connection}"
+
+
+def test_a_denial_names_what_the_token_lacks(client: NomadClient, nomad: FakeNomad) -> None:
+    nomad.routes["POST", "/v1/jobs"] = Answer(403, "Permission denied")
+    nomad.routes["GET", "/v1/acl/token/self"] = Answer(200, {"Type": "client"})
+    with pytest.raises(ConnectorUnavailable) as caught:
+        client.register(JOB)
+    assert "lacks register-job." in caught.value.hint

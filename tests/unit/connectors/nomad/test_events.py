@@ -139,7 +139,7 @@ def test_a_denied_stream_is_logged_once_with_the_remedy(
     watcher.start(greeting_s=0.1)
     eventually(lambda: warnings(caplog), timeout=5)
     (said,) = warnings(caplog)
-    assert "Permission denied" in said and "read-job" in said and "g-lab" in said
+    assert "Permission denied" in said and "nomad.token_file" in said and "g-lab" in said
     assert watcher.told == []
 
 

@@ -11,7 +11,7 @@ import pytest
 import requests
 from nomad.api import exceptions as nomad_errors
 
-from bridge.connectors.nomad.faults import FAULTS, translated
+from bridge.connectors.nomad.faults import FAULTS, denial_hint, is_denial, translated
 from bridge.errors import ConnectorUnavailable, JobRejected
 
 
@@ -92,18 +92,27 @@ def test_403_names_the_capabilities_that_may_be_missing() -> None:
         assert capability in error.hint
 
 
-def test_403_names_the_capability_that_was_needed() -> None:
-    error = translated(of_nomad(403, "Permission denied"), "stop x", needs="deregister-job")
-    assert "deregister-job" in error.hint and "read-job" not in error.hint
-
-
 @pytest.mark.parametrize(
-    ("said", "hint"),
-    [("ACL token expired", "has expired"), ("ACL token not found", "does not know the token")],
+    ("token_fault", "hint"),
+    [
+        (None, "lacks deregister-job"),
+        (of_nomad(500, "ACL token expired"), "has expired"),
+        (of_nomad(403, "Permission denied"), "does not know the token"),
+        (requests.ReadTimeout(), "may be unknown or expired, or lack"),
+    ],
 )
-def test_403_of_a_token_that_is_no_more(said: str, hint: str) -> None:
-    error = translated(of_nomad(403, said), "stop x", needs="deregister-job")
-    assert hint in error.hint and "deregister-job" not in error.hint
+def test_a_denial_is_the_tokens_or_a_capabilitys(token_fault: Exception | None, hint: str) -> None:
+    assert is_denial(of_nomad(403, "Permission denied"))
+    assert hint in denial_hint("deregister-job", token_fault)
+
+
+def test_not_every_403_is_a_denial() -> None:
+    assert not is_denial(of_nomad(403, "job registration is disabled"))
+    assert not is_denial(of_nomad(500, "Permission denied"))
+
+
+def test_an_expired_token_is_a_500_where_it_is_asked_about() -> None:
+    assert "has expired" in translated(of_nomad(500, "ACL token expired"), "describe").hint
 
 
 def test_403_of_a_cluster_that_takes_no_jobs() -> None:

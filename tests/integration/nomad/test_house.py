@@ -1,0 +1,331 @@
+"""The queue over a real cluster in trouble: no job is lost, none runs twice unseen."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.models.attempt import Cause
+from bridge.models.job import JobState, Phase
+from tests.integration.nomad.conftest import MakeHouse
+from tests.integration.nomad.house import House, RealStage
+from tests.support import nomad_proxy
+from tests.support.fake_events import Refuse
+from tests.support.nomad_cluster import NODE, POOL, NomadCluster
+from tests.support.poll import eventually
+
+pytestmark = pytest.mark.needs("nomad", "docker")
+
+UNTIL_STOP = "echo ran >>ran.txt; while [ ! -e stop ]; do sleep 0.05; done"
+
+
+def allocs(nomad: NomadCluster, native_id: str) -> list[dict[str, Any]]:
+    found = nomad.call("GET", f"job/{native_id}/allocations", namespace=POOL)
+    return sorted(found, key=lambda alloc: alloc["CreateIndex"])
+
+
+def rundir(nomad: NomadCluster, native_id: str, node: str = NODE, index: int = -1) -> Path:
+    alloc = allocs(nomad, native_id)[index]
+    return nomad.home / node / "alloc" / str(alloc["ID"]) / "alloc" / "data" / "rundir"
+
+
+def contents(bucket: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(bucket)): path.read_bytes()
+        for path in sorted(bucket.rglob("*"))
+        if path.is_file()
+    }
+
+
+def exits(alloc: dict[str, Any], task: str) -> list[str]:
+    events = alloc["TaskStates"][task]["Events"] or []
+    return [one["Details"]["exit_code"] for one in events if one["Type"] == "Terminated"]
+
+
+def over(nomad: NomadCluster, native_id: str, index: int = 0) -> dict[str, Any]:
+    """The allocation, once all of its tasks are dead."""
+
+    def there() -> dict[str, Any] | None:
+        alloc = allocs(nomad, native_id)[index]
+        states = (alloc["TaskStates"] or {"": {"State": "pending"}}).values()
+        return alloc if all(task["State"] == "dead" for task in states) else None
+
+    found = eventually(there, timeout=30, every=0.1)
+    assert found is not None
+    return found
+
+
+def test_a_node_away_for_a_short_while_goes_on(open_house: MakeHouse, nomad: NomadCluster) -> None:
+    house = open_house()
+    given = house.submit(UNTIL_STOP)
+    house.running(given)
+    nomad.kill_client()
+    try:
+        eventually(lambda: "out of touch" in (house.look(given).reason or ""), timeout=30)
+        assert house.look(given).state is JobState.RUNNING
+        (rundir(nomad, house.native_id(given)) / "stop").touch()
+    finally:
+        nomad.start_client()
+    seen = house.end(given)
+    assert (seen.state, seen.attempt) == (JobState.COMPLETED, 1)
+    assert (given.results / "ran.txt").read_text() == "ran\n"
+
+
+def test_the_ghost_of_a_lost_node_uploads_nothing(
+    real_house: MakeHouse, real_stage: RealStage, nomad: NomadCluster
+) -> None:
+    house = real_house(queue__node_lost_after_s=1.0)
+    given = house.submit("echo $(hostname) >who.txt; " + UNTIL_STOP)
+    lost = house.running(given)
+    with nomad.another_client("n2"):
+        nomad.kill_client()
+        try:
+            house.running(given, attempt=2)
+            (rundir(nomad, house.native_id(given, 2), "n2") / "stop").touch()
+            seen = house.end(given)
+            assert (seen.state, seen.attempt) == (JobState.COMPLETED, 2), seen
+            assert (lost.node, seen.node) == (NODE, "n2")
+            stand = contents(given.bucket)
+            assert "who.txt" in stand
+        finally:
+            nomad.start_client()
+        ghost = over(nomad, house.native_id(given, 1))
+        assert exits(ghost, "stage-out") == ["10"]  # superseded
+        assert contents(given.bucket) == stand
+    assert house.look(given).state is JobState.COMPLETED
+
+
+def test_the_ghost_of_a_replaced_allocation_does_not_start(
+    real_house: MakeHouse, real_stage: RealStage, nomad: NomadCluster
+) -> None:
+    """Nomad itself places an allocation anew whose node goes away before it runs."""
+    house = real_house()
+    hold = real_stage.hold_first
+    given = house.submit("echo ran >>ran.txt", before=lambda bucket: hold(bucket, "in"))
+    native_id = house.native_id(given)
+    taken = real_stage.holds / f"{given.bucket.name}.in.taken"
+    eventually(taken.exists, timeout=20, every=0.001)
+    with nomad.frozen():  # at once: Nomad has not yet heard that it runs
+        assert allocs(nomad, native_id)[0]["ClientStatus"] == "pending"
+        with nomad.another_client("n3"):
+            seen = house.end(given)
+            assert (seen.state, seen.attempt, seen.node) == (JobState.COMPLETED, 1, "n3"), seen
+            stand = contents(given.bucket)
+            real_stage.go_on(given.bucket, "in")
+            state = rundir(nomad, native_id, index=0).parents[2] / "stage-in" / "local"
+            eventually((state / "in.result").exists, timeout=20)
+            assert (state / "in.result").read_text().startswith("10\n")  # superseded
+    ghost = over(nomad, native_id)
+    assert exits(ghost, "main") == []
+    assert contents(given.bucket) == stand
+
+
+def test_a_drained_job_is_queued_again(open_house: MakeHouse, nomad: NomadCluster) -> None:
+    house = open_house()
+    given = house.submit("echo half >half.txt; sleep 1.5; echo all >all.txt")
+    house.running(given)
+    path = f"node/{nomad.node()['ID']}/drain"
+    nomad.call("POST", path, {"DrainSpec": {"Deadline": 1}, "MarkEligible": False})
+    try:
+        again = house.until(given, JobState.RECEIVED, JobState.SUBMITTED, attempt=None)
+        eventually(lambda: house.look(given).attempt == 2 or house.look(given).reason, timeout=20)
+    finally:
+        nomad.call("POST", path, {"DrainSpec": None, "MarkEligible": True})
+    assert again.exit_code is None
+    seen = house.end(given)
+    assert (seen.state, seen.attempt) == (JobState.COMPLETED, 2)
+
+
+@pytest.mark.parametrize("task", ["stage-in", "main", "stage-out"])
+def test_a_client_killed_in_a_task_goes_on(
+    open_house: MakeHouse, nomad: NomadCluster, task: str
+) -> None:
+    house = open_house()
+    step = {"stage-in": "in", "stage-out": "out"}.get(task)
+    given = house.submit(
+        UNTIL_STOP if task == "main" else "echo ran >>ran.txt", *filter(None, [step])
+    )
+    if step == "in":
+        eventually((given.bucket / "in.env").exists, timeout=20)
+    elif step == "out":
+        house.until(given, JobState.RUNNING, phase=Phase.UPLOADING)
+    else:
+        house.running(given)
+    nomad.kill_client()
+    try:
+        if step:
+            given.go_on(step)
+        else:
+            (rundir(nomad, house.native_id(given)) / "stop").touch()
+    finally:
+        nomad.start_client()
+    seen = house.end(given)
+    assert (seen.state, seen.attempt) == (JobState.COMPLETED, 1), seen
+    assert (given.results / "ran.txt").read_text() == "ran\n"
+
+
+def test_after_a_reboot_the_job_runs_in_a_new_folder(
+    real_house: MakeHouse, nomad: NomadCluster
+) -> None:
+    house = real_house()
+    given = house.submit("ls >seen.txt; echo ran >>ran.txt; sleep 2")
+    house.running(given)
+    alloc = allocs(nomad, house.native_id(given))[0]["ID"]
+    nomad.kill_client()
+    subprocess.run(
+        ["docker", "rm", "-f", f"main-{alloc}"], check=True, timeout=60, capture_output=True
+    )
+    nomad.start_client()
+    seen = house.end(given)
+    assert (seen.state, seen.attempt) == (JobState.COMPLETED, 2), seen
+    assert (given.bucket / "ran.txt").read_text() == "ran\n"
+    assert "ran.txt" not in (given.bucket / "seen.txt").read_text()
+
+
+def test_a_restarted_server_changes_nothing(open_house: MakeHouse, nomad: NomadCluster) -> None:
+    house = open_house()
+    given = house.submit(UNTIL_STOP)
+    house.running(given)
+    nomad.kill_server()
+    try:
+        eventually(lambda: not house.is_ready(), timeout=20)
+        waits = house.submit("echo late >ran.txt")
+        (rundir_while_away(nomad) / "stop").touch()
+        assert house.look(given).state is JobState.RUNNING
+        assert house.look(waits).state in (JobState.RECEIVED, JobState.SUBMITTED)
+    finally:
+        nomad.start_server()
+    for one in (given, waits):
+        seen = house.end(one)
+        assert (seen.state, seen.attempt) == (JobState.COMPLETED, 1), seen
+    eventually(house.is_ready, timeout=20)
+
+
+def rundir_while_away(nomad: NomadCluster) -> Path:
+    """The one run directory in use; the server cannot be asked whose it is."""
+    found = [one.parent for one in (nomad.home / NODE).glob("alloc/*/alloc/data/rundir/ran.txt")]
+    return max(found, key=lambda one: one.stat().st_mtime)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        None,
+        Refuse(429, "", {"Retry-After": "1"}),
+        Refuse(500, "No cluster leader"),
+        Refuse(403, "Permission denied"),
+    ],
+    ids=["unreachable", "429", "500", "403"],
+)
+def test_while_nomad_does_not_answer_nothing_changes(
+    open_house: MakeHouse, nomad: NomadCluster, trouble: Refuse | None
+) -> None:
+    with nomad_proxy.before(nomad) as door:
+        house = open_house(nomad__address=door.url, nomad__client_cert=None, nomad__client_key=None)
+        given = house.submit(UNTIL_STOP)
+        before = house.running(given)
+        door.refusal, door.away = trouble, trouble is None
+        door.cut()
+        eventually(lambda: not house.is_ready(), timeout=20)
+        late = house.submit("true")
+        canceled = house.submit("true")
+        house.bridge.jobs.cancel(house.ada, canceled.job.id)
+        (rundir(nomad, house.native_id(given)) / "stop").touch()
+        over(nomad, house.native_id(given))
+        seen = house.look(given)
+        assert (seen.state, seen.attempt) == (before.state, before.attempt)
+        assert house.look(late).attempt <= 1
+        door.refusal, door.away = None, False
+        hurry(house)
+        assert house.end(given).state is JobState.COMPLETED
+        assert house.end(late).state is JobState.COMPLETED
+        assert house.end(canceled).state is JobState.CANCELED
+
+
+def hurry(house: House) -> None:
+    """Do not wait for the back-off, which may take half a minute."""
+    house.bridge.reconciler._not_before.clear()
+    house.bridge.feeder._not_before.clear()
+
+
+def test_a_cut_stream_is_followed_again(open_house: MakeHouse, nomad: NomadCluster) -> None:
+    with nomad_proxy.before(nomad) as door:
+        house = open_house(nomad__address=door.url, nomad__client_cert=None, nomad__client_key=None)
+        told: list[str | None] = []
+        stopped = threading.Event()
+        watch = house.bridge.connectors["nomad"].watch  # type: ignore[attr-defined]
+        thread = threading.Thread(target=watch, args=(lambda: [POOL], told.append, stopped))
+        thread.start()
+        try:
+            eventually(lambda: None in told, timeout=10)
+            first = house.submit("true")
+            house.end(first)
+            eventually(lambda: house.native_id(first) in told, timeout=10)
+            told.clear()
+            door.cut()
+            eventually(lambda: None in told, timeout=10)
+            second = house.submit("true")
+            house.end(second)
+            eventually(lambda: house.native_id(second) in told, timeout=10)
+        finally:
+            stopped.set()
+            thread.join(timeout=10)
+
+
+def test_results_that_nomad_dropped_do_not_leave_a_job_behind(
+    open_house: MakeHouse, nomad: NomadCluster
+) -> None:
+    with nomad_proxy.before(nomad) as door:
+        house = open_house(
+            nomad__address=door.url,
+            nomad__client_cert=None,
+            nomad__client_key=None,
+            queue__retries=0,
+        )
+        given = house.submit(UNTIL_STOP)
+        house.running(given)
+        door.away = True
+        eventually(lambda: not house.is_ready(), timeout=20)
+        (rundir(nomad, house.native_id(given)) / "stop").touch()
+        native_id = house.native_id(given)
+        over(nomad, native_id)
+        nomad.call("DELETE", f"job/{native_id}", namespace=POOL, purge="true")
+        nomad.call("PUT", "system/gc")
+        eventually(lambda: not allocs(nomad, native_id), timeout=20)
+        door.away = False
+        hurry(house)
+        seen = house.end(given)
+        assert (seen.state, seen.cause) == (JobState.FAILED, Cause.INTERNAL)
+        assert seen.reason is not None and "no longer knows" in seen.reason
+
+
+def test_an_end_is_seen_by_events_long_before_the_next_look(
+    open_house: MakeHouse, nomad: NomadCluster
+) -> None:
+    house = open_house(queue__reconcile_interval_s=20.0)
+    given = house.submit(UNTIL_STOP)
+    house.running(given)
+    (rundir(nomad, house.native_id(given)) / "stop").touch()
+    began = time.monotonic()
+    house.end(given)
+    assert time.monotonic() - began < 10
+
+
+def test_large_results_fit_the_memory_of_the_stage_tasks(real_house: MakeHouse) -> None:
+    """A root client enforces it, and rclone keeps parts of what it uploads in memory."""
+    house = real_house()
+    names = ("whole", "a", "b", "c", "d")
+    sizes = {name: 100 if name == "whole" else 30 for name in names}
+    script = "".join(
+        f"dd if=/dev/zero of={name} bs=1M count={size}\n" for name, size in sizes.items()
+    )
+    given = house.submit(script)
+    seen = house.end(given)
+    assert (seen.state, seen.attempt) == (JobState.COMPLETED, 1), seen
+    for name, size in sizes.items():
+        assert (given.bucket / name).stat().st_size == size * 2**20
