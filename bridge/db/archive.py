@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Table, bindparam, delete, exists, insert, select
+from sqlalchemy import Connection, Table, bindparam, delete, exists, insert, literal_column, select
 
 from bridge.db.statements import Prepared
 from bridge.db.tables import attempts, attempts_archive, jobs, jobs_archive
@@ -17,7 +17,9 @@ from bridge.models.job import FINAL
 
 _FINAL: Final = tuple(sorted(state.value for state in FINAL))
 _ANY: Final = Prepared(
-    select(jobs_archive.c.id).where(jobs_archive.c.group_id == bindparam("group_id")).limit(1)
+    select(literal_column("1")).where(
+        exists().where(jobs_archive.c.group_id == bindparam("group_id"))
+    )
 )
 
 

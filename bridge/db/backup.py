@@ -109,7 +109,8 @@ def around_restore(*, above: int, now: float) -> tuple[str, str]:
     """
     epoch = func.greatest(instance_table.c.epoch, above) + 1
     start = update(instance_table).values(epoch=epoch, epoch_started_at=now, swept_at=null())
-    sql = start.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    sql = start.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
     # What brings the tables back leaves no schema to look for names in.
     return f"DROP TABLE IF EXISTS {', '.join(TABLES)} CASCADE", f"RESET search_path; {sql}"
 

@@ -9,18 +9,9 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import (
-    Connection,
-    Select,
-    Update,
-    bindparam,
-    delete,
-    func,
-    select,
-    union_all,
-    update,
-)
+from sqlalchemy import Connection, bindparam, delete, func, select, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql import Select, Update
 
 from bridge.db import archive
 from bridge.db.statements import Prepared

@@ -182,6 +182,14 @@ class NomadCluster:
                 agent.kill()
                 agent.wait(timeout=10)
             self._session.close()
+            self._unmount()
+
+    def _unmount(self) -> None:
+        """The secrets folders that a killed root client leaves behind."""
+        points = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        below = [point for point in points if point.startswith(f"{self.home}/")]
+        for point in sorted(below, reverse=True):
+            subprocess.run(["umount", point], check=False, timeout=20)
 
     def log(self, name: str) -> str:
         """What an agent has logged."""

@@ -27,14 +27,10 @@ from hypothesis.stateful import (
 )
 
 from bridge import points
-from bridge.db import attempts
 from bridge.db.engine import Connection, Database
 from bridge.errors import Conflict
 from bridge.models.attempt import (
-    LIVE_ATTEMPT,
-    Attempt,
     AttemptSpec,
-    AttemptState,
     Cause,
     Handle,
     Observation,
@@ -46,7 +42,8 @@ from tests.integration.core.conftest import House
 from tests.support.fake_connector import FakeConnector
 from tests.support.interleave import Survived, killed_at
 
-FAULTS = [cause for cause in Cause if cause is not Cause.REJECTED]
+# One of each kind: final, tried again, tried again for nothing, with more memory, stopped.
+FAULTS = [Cause.EXIT, Cause.NODE_LOST, Cause.WITHDRAWN, Cause.OOM, Cause.CANCELED]
 DEATHS = [
     Point.CLAIM_CHOSEN,
     Point.CLAIM_BEFORE_COMMIT,
@@ -66,6 +63,7 @@ DEATHS = [
     Point.STOP_CALLED,
     Point.STOP_SENT,
 ]
+VERBS = ["cancel", "hold", "release", "retry", "prune", "set-cancel", "set-release"]
 # Not within a transaction: there, others would wait.
 PAUSES = [
     Point.CLAIM_CHOSEN,
@@ -81,10 +79,16 @@ PAUSES = [
 ]
 # Every change of state, whoever makes it.
 LOG = """
-CREATE TABLE moves (job BLOB, old TEXT, new TEXT);
+CREATE TABLE moves (old TEXT, new TEXT);
 CREATE TRIGGER log_moves AFTER UPDATE OF state ON jobs WHEN old.state != new.state
-BEGIN INSERT INTO moves VALUES (new.id, old.state, new.state); END
+BEGIN INSERT INTO moves VALUES (old.state, new.state); END
 """
+JOBS = "SELECT id, state, attempt, cancel_requested_at FROM jobs"
+CHARGEABLE = """
+SELECT count(*) FROM attempts
+WHERE state = 'ended' AND started_at IS NOT NULL AND coalesce(cause, '') != 'withdrawn'
+"""
+ATTEMPTS = "SELECT job_id, number, state, cause, native_id FROM attempts ORDER BY number"
 
 
 class Scheduler(FakeConnector):
@@ -164,9 +168,12 @@ class Queue(RuleBasedStateMachine):
         assert self.house.submit(bucket_id=job.bucket_id).id == job.id
         self.jobs.append(job)
 
-    @rule(data=st.data(), verb=st.sampled_from(["cancel", "hold", "release", "retry", "prune"]))
+    @rule(data=st.data(), verb=st.sampled_from(VERBS))
     def ask(self, data: st.DataObject, verb: str) -> None:
-        self._ask(data.draw(st.sampled_from(self.jobs)), verb)
+        if verb.startswith("set-"):
+            getattr(self.house.sets, verb.removeprefix("set-"))(self.house.ada, "s")
+        else:
+            self._ask(data.draw(st.sampled_from(self.jobs)), verb)
 
     def _ask(self, job: Job, verb: str) -> None:
         before = self.house.job(job)
@@ -180,29 +187,31 @@ class Queue(RuleBasedStateMachine):
             assert before.prune_requested_at is None
             self.retries += 1
 
-    @rule(verb=st.sampled_from(["cancel", "hold", "release"]))
-    def ask_of_the_set(self, verb: str) -> None:
-        getattr(self.house.sets, verb)(self.house.ada, "s")
-
     # The service
 
     @rule()
     def step(self) -> None:
         self.house.step()
 
-    @rule()
-    def clean_up(self) -> None:
-        self.house.reconciler.sweep()
-        self.house.reconciler.forget()
+    @rule(data=st.data(), verb=st.sampled_from(["cancel", "hold", "retry", "step"]))
+    def meanwhile(self, data: st.DataObject, verb: str) -> None:
+        """While the service is between two steps, a member acts, or another process."""
+        point = data.draw(st.sampled_from(PAUSES))
+        self._interleave(point, data.draw(st.sampled_from(self.jobs)), verb)
 
     @rule(
         data=st.data(),
-        point=st.sampled_from(PAUSES),
-        verb=st.sampled_from(["cancel", "hold", "retry", "step"]),
+        cause=st.sampled_from([None, *FAULTS]),
+        verb=st.sampled_from(["cancel", "step"]),
     )
-    def meanwhile(self, data: st.DataObject, point: Point, verb: str) -> None:
-        """While the service is between two steps, a member acts, or another process."""
-        job = data.draw(st.sampled_from(self.jobs))
+    @precondition(lambda self: self.scheduler.alive())
+    def meanwhile_one_has_ended(self, data: st.DataObject, cause: Cause | None, verb: str) -> None:
+        handle = data.draw(st.sampled_from(self.scheduler.alive()))
+        self.scheduler.end(handle, cause, self.house.clock.now)
+        (job,) = (job for job in self.jobs if job.id == self.scheduler.jobs[handle.native_id])
+        self._interleave(Point.OBSERVE_POLLED, job, verb)
+
+    def _interleave(self, point: Point, job: Job, verb: str) -> None:
         done = False
 
         def act(here: Point) -> None:
@@ -240,56 +249,59 @@ class Queue(RuleBasedStateMachine):
         if seen:
             self.house.reconciler.step()
 
-    @rule(data=st.data())
-    @precondition(lambda self: self.scheduler.alive())
-    def lose_touch(self, data: st.DataObject) -> None:
-        handle = data.draw(st.sampled_from(self.scheduler.alive()))
-        self.scheduler.shown[handle] = Observation(state=Observed.UNKNOWN)
-
-    @rule(data=st.data())
-    @precondition(lambda self: self._confirmed())
-    def lose(self, data: st.DataObject) -> None:
-        """What it had confirmed is purged under us."""
-        del self.scheduler.shown[data.draw(st.sampled_from(self._confirmed()))]
-
-    @rule()
-    def go_away(self) -> None:
-        """It cannot be asked for a while."""
-        self.scheduler.away = True
+    @rule(data=st.data(), kind=st.sampled_from(["out of touch", "purged", "away"]))
+    def trouble(self, data: st.DataObject, kind: str) -> None:
+        alive, confirmed = self.scheduler.alive(), self._confirmed()
+        if kind == "out of touch" and alive:
+            handle = data.draw(st.sampled_from(alive))
+            self.scheduler.shown[handle] = Observation(state=Observed.UNKNOWN)
+        if kind == "purged" and confirmed:
+            del self.scheduler.shown[data.draw(st.sampled_from(confirmed))]
+        self.scheduler.away = kind == "away"
         self.house.step()
         self.scheduler.away = False
         self.house.pass_time(2)
 
     # Time
 
-    @rule(seconds=st.sampled_from([1.0, 12.0, 31.0, 61.0, 601.0]), seen=st.booleans())
-    def pass_time(self, seconds: float, seen: bool) -> None:
+    @rule(seconds=st.sampled_from([1.0, 12.0, 31.0, 61.0, 601.0]))
+    def pass_time(self, seconds: float) -> None:
         self.house.pass_time(seconds)
-        if seen:
-            self.house.step()
+        self.house.step()
+        self.house.reconciler.sweep()
+        self.house.reconciler.forget()
 
     # What must hold
 
     @invariant()
     def states_change_by_legal_moves(self) -> None:
-        rows = self.db.read(partial(_execute, statement="SELECT old, new FROM moves"))
-        moves = [(JobState(old), JobState(new)) for old, new in rows]
+        moves = [(JobState(old), JobState(new)) for old, new in self._rows("SELECT * FROM moves")]
         assert all(new in MOVES[old] for old, new in moves), moves
         assert sum(old in FINAL for old, _ in moves) == self.retries, "final states stay"
 
     @invariant()
     def jobs_and_attempts_agree(self) -> None:
-        for job in self._stored():
-            found = self._attempts(job)
-            living = [one for one in found if one.state in LIVE_ATTEMPT]
-            assert len(living) == (job.state in {JobState.SUBMITTED, JobState.RUNNING})
-            assert living in ([], found[-1:])
-            assert [one.number for one in found] == list(range(1, job.attempt + 1))
-            succeeded = [one for one in found if one.state not in LIVE_ATTEMPT and not one.cause]
+        of_job: dict[bytes, list[tuple[int, str, str | None, str]]] = {}
+        for job_id, *one in self._rows(ATTEMPTS):
+            of_job.setdefault(job_id, []).append(tuple(one))
+        for job_id, state, count, canceled_at in self._rows(JOBS):
+            found = of_job.get(job_id, [])
+            assert [number for number, *_ in found] == list(range(1, count + 1))
+            states = [attempt for _, attempt, *_ in found]
+            assert set(states[:-1]) <= {"ended"}, "two attempts live"
+            handed_over = state in {"submitted", "running"}
+            assert handed_over == (bool(states) and states[-1] != "ended")
+            succeeded = [one for one in found if one[1:3] == ("ended", None)]
             assert succeeded in ([], found[-1:]), "tried again after a success"
-            assert bool(succeeded) == (job.state is JobState.COMPLETED)
-            assert {one.native_id for one in succeeded} <= self.scheduler.succeeded
-            assert job.state is not JobState.RECEIVED or job.cancel_requested_at is None
+            assert bool(succeeded) == (state == "completed")
+            assert {one[-1] for one in succeeded} <= self.scheduler.succeeded
+            assert state != "received" or canceled_at is None, "a cancel was lost"
+
+    @invariant()
+    def every_run_is_charged_once(self) -> None:
+        ((charged,),) = self._rows("SELECT coalesce(sum(attempts), 0) FROM usage")
+        ((ended,),) = self._rows(CHARGEABLE)
+        assert charged == ended
 
     def _comes_to_rest(self) -> None:
         """With a scheduler that works, every job that nobody holds ends."""
@@ -298,19 +310,15 @@ class Queue(RuleBasedStateMachine):
             self.house.step()
             for handle in self.scheduler.alive():
                 self.scheduler.end(handle, None, self.house.clock.now)
-        stuck = [job for job in self._stored() if job.state not in FINAL and not job.hold]
-        assert not stuck
-
-    def _stored(self) -> list[Job]:
-        return self.house.jobs.find(self.house.root, limit=1000)
+        states = {state for (state,) in self._rows("SELECT state FROM jobs WHERE NOT hold")}
+        assert states <= FINAL, "stuck"
 
     def _confirmed(self) -> list[Handle]:
-        stored = [one for job in self._stored() for one in self._attempts(job)]
-        claimed = {one.native_id for one in stored if one.state is AttemptState.CLAIMED}
+        claimed = {name for _, _, state, _, name in self._rows(ATTEMPTS) if state == "claimed"}
         return [one for one in self.scheduler.alive() if one.native_id not in claimed]
 
-    def _attempts(self, job: Job) -> list[Attempt]:
-        return self.db.read(lambda conn: attempts.of_job(conn, job.id))
+    def _rows(self, query: str) -> list[Any]:
+        return self.db.read(partial(_execute, statement=query))
 
 
 @cache
@@ -335,7 +343,7 @@ def test_queue() -> None:
     run_state_machine_as_test(
         Queue,
         settings=settings(
-            max_examples=60,
+            max_examples=80,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,
