@@ -87,6 +87,8 @@ class Room(msgspec.Struct, frozen=True):
     memory_free_mb: int
     cores_total: int  # of the largest single machine
     memory_total_mb: int  # of the largest single machine
+    ready: bool = True  # some machine of the pool can take jobs; without one nothing is known
+    queues: bool = False  # the scheduler keeps what cannot start yet, so a reserve may wait there
 
 
 @runtime_checkable

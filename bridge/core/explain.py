@@ -80,7 +80,7 @@ def _waits_for(job: Job, facts: Facts, now: float) -> str:
 def _room(job: Job, room: Room | None) -> str | None:
     if room is None:
         return None
-    if room.cores_total == 0:
+    if not room.ready:
         return "The group's pool has no ready node."
     if job.cores > room.cores_total or job.memory_mb > room.memory_total_mb:
         return (

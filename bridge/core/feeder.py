@@ -33,7 +33,7 @@ from bridge.points import Point
 
 _log = log.get(__name__)
 
-_RECLAIM_AT_ONCE: Final = 64
+_AT_ONCE: Final = 64  # calls to a scheduler in one pass
 _RATE_OVER_S: Final = 10.0
 
 
@@ -138,7 +138,7 @@ class Feeder:
                 token=new_id(),
                 now=now,
                 expires_at=now + self._pace.claim_ttl_s,
-                limit=_RECLAIM_AT_ONCE,
+                limit=_AT_ONCE,
             )
         )
         points.reach(Point.RECLAIM_COMMITTED)
@@ -197,15 +197,17 @@ class Feeder:
         }
         pending = sum(one.pending for one in under_way.values())
         slots = reserve(self._starts.rate(group.id, pending, now), pace.reserve) - pending
+        at_once = _AT_ONCE
         if pace.running_per_group:
             total = sum(one.attempts for one in under_way.values())
-            slots = min(slots, pace.running_per_group - total)
+            at_once = min(at_once, pace.running_per_group - total)
         return choose(
             queue_db.lines(conn, group.id, now),
             members=members,
             slots=slots,
             room=room,
             per_user=pace.running_per_user,
+            at_once=at_once,
         )
 
     def _hand_over(self, connector: Connector, claimed: Sequence[AttemptOfJob]) -> int:

@@ -60,28 +60,35 @@ def reserve(starts_per_s: float, bounds: Reserve) -> int:
 class _Place:
     """What is still free while jobs are picked one by one."""
 
-    def __init__(self, slots: int, room: Room | None) -> None:
+    def __init__(self, slots: int, at_once: int, room: Room | None) -> None:
         self._room = room
-        self._slots = slots if room is None else min(slots, room.slots)
+        self._reserve = slots if room is None or room.queues else 0
+        self._slots = at_once if room is None else min(at_once, room.slots)
+        if room is not None and not room.queues:
+            self._slots = min(self._slots, slots)
         self._cores = room.cores_free if room else 0
         self._memory = room.memory_free_mb if room else 0
 
-    @property
-    def full(self) -> bool:
-        return self._slots <= 0
-
     def never(self, job: Waiting) -> bool:
         room = self._room
-        return room is not None and (
-            job.cores > room.cores_total or job.memory_mb > room.memory_total_mb
+        return (
+            room is not None
+            and room.ready
+            and (job.cores > room.cores_total or job.memory_mb > room.memory_total_mb)
         )
 
     def take(self, job: Waiting) -> bool:
-        if self._room and (job.cores > self._cores or job.memory_mb > self._memory):
+        """Whether there is a place, which is then taken: a free one, else one in the reserve."""
+        if self._slots <= 0 or (self._room is not None and not self._room.ready):
+            return False
+        if self._room and job.cores <= self._cores and job.memory_mb <= self._memory:
+            self._cores -= job.cores
+            self._memory -= job.memory_mb
+        elif self._reserve > 0:
+            self._reserve -= 1
+        else:
             return False
         self._slots -= 1
-        self._cores -= job.cores
-        self._memory -= job.memory_mb
         return True
 
 
@@ -92,17 +99,20 @@ def choose(
     slots: int,
     room: Room | None,
     per_user: int = 0,
+    at_once: int,
 ) -> Choice:
-    """Pick what is handed over now, at most ``slots`` attempts.
+    """Pick what is handed over now, at most ``at_once`` attempts.
+
+    What fits into ``room``, where the pool knows it, goes; where the scheduler keeps
+    what cannot start yet, or does not know its room, up to ``slots`` more wait there.
 
     ``lines`` come by falling priority, one for each member who waits there; each
     gives that member's jobs, oldest first, and is read only as far as needed.
-    ``room``, where the pool knows it, bounds cores and memory. The first job that
-    does not fit now closes the door behind it, so that a large job is not
+    The first job that has no place now closes the door behind it, so that a large job is not
     overtaken for ever by small ones; one that no machine could ever hold is set
     aside instead. ``per_user`` bounds a member's attempts under way (0: no bound).
     """
-    place = _Place(slots, room)
+    place = _Place(slots, at_once, room)
     now: list[Waiting] = []
     too_big: list[Waiting] = []
     counts = {user: member.running for user, member in members.items()}
@@ -111,7 +121,7 @@ def choose(
         for job in _fair(allowed, members):
             if place.never(job):
                 too_big.append(job)
-            elif not place.full and place.take(job):
+            elif place.take(job):
                 now.append(job)
                 counts[job.user_id] = counts.get(job.user_id, 0) + 1
             else:

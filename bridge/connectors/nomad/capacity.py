@@ -23,8 +23,6 @@ _AT_LEAST_S: Final = 0.2  # and so long even when something has changed since
 _PLACED_WITHIN_S: Final = 60.0
 # Nomad sets no limit of its own to the number of attempts that fit.
 _ANY: Final = 1_000_000
-# No machine is known yet, so none can be called too small.
-_NO_LIMIT: Final = 2**31
 
 
 class Wish(Struct, frozen=True):
@@ -55,8 +53,10 @@ def measure(nodes: Sequence[Node], held: Iterable[Held], wishes: Iterable[Wish])
         slots=_ANY if ready else 0,
         cores_free=max(cores_free - sum(wish.cores for wish in waiting), 0),
         memory_free_mb=max(memory_free - sum(wish.memory_mb for wish in waiting), 0),
-        cores_total=max((_mhz(node) // MHZ_PER_CORE for node in nodes), default=_NO_LIMIT),
-        memory_total_mb=max((_memory_mb(node) for node in nodes), default=_NO_LIMIT),
+        cores_total=max((_mhz(node) // MHZ_PER_CORE for node in nodes), default=0),
+        memory_total_mb=max((_memory_mb(node) for node in nodes), default=0),
+        ready=bool(ready),
+        queues=True,
     )
 
 

@@ -12,7 +12,7 @@ from bridge.models.job import JobState, Phase
 from tests.unit.core.test_verdict import NOW, job
 
 FULL = Room(slots=9, cores_free=1, memory_free_mb=50, cores_total=8, memory_total_mb=1000)
-EMPTY = Room(slots=0, cores_free=0, memory_free_mb=0, cores_total=0, memory_total_mb=0)
+EMPTY = Room(slots=0, cores_free=0, memory_free_mb=0, cores_total=0, memory_total_mb=0, ready=False)
 
 
 def said(facts: dict[str, Any] | None = None, **job_is: Any) -> str:

@@ -34,12 +34,29 @@ def pick(
     room: Room | None = None,
     members: dict[UUID, Member] | None = None,
     per_user: int = 0,
+    at_once: int = 99,
 ) -> Choice:
-    return choose(lines(jobs), members=members or {}, slots=slots, room=room, per_user=per_user)
+    return choose(
+        lines(jobs),
+        members=members or {},
+        slots=slots,
+        room=room,
+        per_user=per_user,
+        at_once=at_once,
+    )
 
 
-def room(slots: int = 99, cores: int = 4, memory_mb: int = 1000) -> Room:
+def room(
+    slots: int = 99,
+    cores: int = 4,
+    memory_mb: int = 1000,
+    *,
+    ready: bool = True,
+    queues: bool = False,
+) -> Room:
     return Room(
+        ready=ready,
+        queues=queues,
         slots=slots,
         cores_free=cores,
         memory_free_mb=memory_mb,
@@ -85,7 +102,7 @@ class TestOrder:
                 read += 1
                 yield job()
 
-        choose([Line(50, ADA, iter(endless()))], members={}, slots=10, room=None)
+        choose([Line(50, ADA, iter(endless()))], members={}, slots=10, room=None, at_once=10)
         assert read <= 12
 
 
@@ -111,6 +128,25 @@ class TestBounds:
 
     def test_room_may_have_fewer_slots(self) -> None:
         assert len(pick([job(), job()], room=room(slots=1)).now) == 1
+
+    def test_a_scheduler_that_queues_gets_what_fits_and_a_reserve(self) -> None:
+        waiting = [job() for _ in range(9)]
+        assert len(pick(waiting, slots=2, room=room(cores=4, queues=True)).now) == 6
+        assert len(pick(waiting, slots=-3, room=room(cores=4, queues=True)).now) == 4
+        assert len(pick(waiting, slots=2, room=room(cores=4, queues=True), at_once=5).now) == 5
+
+    def test_a_pool_without_a_ready_node_gets_nothing(self) -> None:
+        none = Room(
+            slots=0,
+            cores_free=0,
+            memory_free_mb=0,
+            cores_total=0,
+            memory_total_mb=0,
+            ready=False,
+            queues=True,
+        )
+        choice = pick([job()], room=none)
+        assert (choice.now, choice.too_big) == ((), ())
 
     def test_per_user_counts_what_runs(self) -> None:
         ada, bob = [job(ADA) for _ in range(3)], [job(BOB) for _ in range(3)]
