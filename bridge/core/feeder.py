@@ -33,7 +33,6 @@ from bridge.points import Point
 
 _log = log.get(__name__)
 
-_AT_ONCE: Final = 64  # calls to a scheduler in one pass
 _RATE_OVER_S: Final = 10.0
 
 
@@ -41,6 +40,7 @@ class Pace(msgspec.Struct, frozen=True):
     """How the feeder goes. Times in seconds; limits of 0 are none."""
 
     reserve: Reserve = Reserve()
+    at_once: int = 64  # calls to a scheduler in one pass
     claim_ttl_s: float = 60
     threads: int = 8
     half_life_s: float = 7 * 86400
@@ -138,7 +138,7 @@ class Feeder:
                 token=new_id(),
                 now=now,
                 expires_at=now + self._pace.claim_ttl_s,
-                limit=_AT_ONCE,
+                limit=self._pace.at_once,
             )
         )
         points.reach(Point.RECLAIM_COMMITTED)
@@ -197,7 +197,7 @@ class Feeder:
         }
         pending = sum(one.pending for one in under_way.values())
         slots = reserve(self._starts.rate(group.id, pending, now), pace.reserve) - pending
-        at_once = _AT_ONCE
+        at_once = pace.at_once
         if pace.running_per_group:
             total = sum(one.attempts for one in under_way.values())
             at_once = min(at_once, pace.running_per_group - total)

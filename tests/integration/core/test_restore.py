@@ -34,7 +34,7 @@ from tests.support.poll import eventually, free_port
 
 ALREADY = "already handed over before the restore"
 UNKNOWN = "handed over before the restore, and unknown to the scheduler now"
-ALL_AT_ONCE = Pace(threads=2, reserve=Reserve(least=1000, most=1000))
+ALL_AT_ONCE = Pace(threads=2, at_once=1000, reserve=Reserve(least=1000, most=1000))
 
 
 class Scheduler(FakeConnector):

@@ -47,7 +47,7 @@ def test_is_held_by_one(db: Database) -> None:
 
 
 def test_goes_to_another_when_it_has_run_out(db: Database) -> None:
-    old = first(db, lasts_s=0.05)
+    old = first(db, lasts_s=0.5)
     run_out(db)
     new = take(db, "b")
     assert new is not None and new.fence == 2
@@ -57,7 +57,7 @@ def test_goes_to_another_when_it_has_run_out(db: Database) -> None:
 
 
 def test_stays_when_it_has_run_out_and_nobody_wanted_it(db: Database) -> None:
-    held = first(db, lasts_s=0.05)
+    held = first(db, lasts_s=0.5)
     run_out(db)
     assert holds(db, held) and renew(db, held)
 
@@ -73,7 +73,7 @@ def test_of_a_dead_or_leaving_holder_is_free_at_once(db: Database) -> None:
 
 
 def test_taken_again_by_the_same_name_has_another_fence(db: Database) -> None:
-    old = first(db, lasts_s=0.05)
+    old = first(db, lasts_s=0.5)
     run_out(db)
     new = take(db, "a")
     assert new is not None and new.fence == old.fence + 1
