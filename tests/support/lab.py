@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bridge.client.storage import Storage
+from bridge.errors import Unavailable, Unreachable
 from bridge.points import Point
 from tests.support.crashing_service import CrashingService
 from tests.support.poll import eventually
@@ -66,6 +67,19 @@ class Lab:
     def works(self, count: int) -> list[Work]:
         """Some jobs that do nothing but count."""
         return [self.work() for _ in range(count)]
+
+    def storage_answers(self) -> bool:
+        """Whether the storage can be used now."""
+        try:
+            self._storage.make_bucket("probe")
+        except (Unreachable, Unavailable):
+            return False
+        return True
+
+    def kill_storage(self) -> None:
+        """The embedded S3 server; the service will start another."""
+        record = (self.service.home / "s3" / "server.pid").read_text()
+        os.kill(json.loads(record)["pid"], signal.SIGKILL)
 
     def result(self, work: Work) -> bool:
         """Whether the job's output is in its bucket."""

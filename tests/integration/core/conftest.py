@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -20,6 +21,7 @@ from bridge.db.engine import Database
 from bridge.models.identity import Caller
 from bridge.models.job import Job, NewJob
 from tests.support.fake_connector import FakeConnector
+from tests.support.interleave import Other
 
 
 @dataclass
@@ -94,3 +96,25 @@ def house(db: Database) -> Iterator[House]:
     built = House(db)
     yield built
     built.feeder.close()
+
+
+@pytest.fixture
+def other(house: House, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], Other]:
+    """Somebody else, who reads while a transaction of ours is open."""
+
+    def start(act: Callable[[], object]) -> Other:
+        made = Other(act)
+
+        def noting(read: Callable[[Any], object]) -> Callable[[Any], object]:
+            def noted(fn: Any) -> object:
+                found = read(fn)
+                made.note_read()
+                return found
+
+            return noted
+
+        for name in ("read", "look_up"):
+            monkeypatch.setattr(house.db, name, noting(getattr(house.db, name)))
+        return made
+
+    return start

@@ -343,7 +343,7 @@ def test_queue() -> None:
     run_state_machine_as_test(
         Queue,
         settings=settings(
-            max_examples=80,
+            max_examples=50,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,

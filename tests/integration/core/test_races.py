@@ -4,225 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from bridge.core.jobs import Quota
-from bridge.db import attempts
-from bridge.db import jobs as jobs_db
-from bridge.errors import Conflict, Forbidden, JobRejected, Refused
-from bridge.models.attempt import Attempt, AttemptSpec, AttemptState, Cause, Handle, Observed
+from bridge.errors import Conflict, Forbidden, Refused
+from bridge.models.attempt import AttemptState, Cause, Observed
 from bridge.models.identity import Caller
-from bridge.models.job import Job, JobState, NewJob, Phase
+from bridge.models.job import JobState, NewJob
 from bridge.points import Point
 from tests.integration.core.conftest import House
+from tests.integration.core.scenes import (
+    Begin,
+    arrive,
+    attempts_of,
+    ended,
+    running,
+)
 from tests.support.interleave import Other, at, killed_at
-
-CLAIM_S = CALL_S = 60  # how long a claim stands, and after that its call may be under way
-
-
-@pytest.fixture
-def other(house: House, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], Other]:
-    """Somebody else, who reads while a transaction of ours is open."""
-
-    def start(act: Callable[[], object]) -> Other:
-        made = Other(act)
-
-        def noting(read: Callable[[Any], object]) -> Callable[[Any], object]:
-            def noted(fn: Any) -> object:
-                found = read(fn)
-                made.note_read()
-                return found
-
-            return noted
-
-        for name in ("read", "look_up"):
-            monkeypatch.setattr(house.db, name, noting(getattr(house.db, name)))
-        return made
-
-    return start
-
-
-def running(house: House, **fields: Any) -> Job:
-    """A job whose program runs."""
-    job = house.submit(**fields)
-    house.step()
-    house.scheduler.show(Observed.RUNNING, phase=Phase.EXECUTING, started_at=house.clock.now)
-    house.step()
-    assert house.job(job).state is JobState.RUNNING
-    return job
-
-
-def ended(house: House, cause: Cause | None = Cause.EXIT) -> Job:
-    """A job that has ended."""
-    job = running(house)
-    house.scheduler.show(Observed.ENDED, cause=cause)
-    house.reconciler.step()
-    return job
-
-
-def attempts_of(house: House, job: Job) -> list[Attempt]:
-    return house.db.read(lambda conn: attempts.of_job(conn, job.id))
-
-
-class TestCancelWhileTheCallIsInFlight:
-    @pytest.mark.parametrize("point", [Point.HAND_OVER_BEFORE_CALL, Point.HAND_OVER_CALLED])
-    def test_is_an_intent_until_the_scheduler_shows_the_end(
-        self, house: House, point: Point
-    ) -> None:
-        job = house.submit()
-        with at(point, lambda: house.jobs.cancel(house.ada, job.id)):
-            house.feeder.step()
-        assert house.job(job).state is JobState.SUBMITTED
-        house.reconciler.step()
-        assert [handle.native_id[-2:] for handle in house.scheduler.cancels] == ["-1"]
-        assert house.job(job).state is JobState.SUBMITTED
-        house.scheduler.show(Observed.ENDED, cause=Cause.CANCELED)
-        house.reconciler.step()
-        assert house.job(job).state is JobState.CANCELED
-
-    def test_a_job_chosen_but_not_claimed_is_never_handed_over(self, house: House) -> None:
-        job = house.submit()
-        with at(Point.CLAIM_CHOSEN, lambda: house.jobs.cancel(house.ada, job.id)):
-            assert house.feeder.step() == 0
-        assert house.job(job).state is JobState.CANCELED
-        assert (attempts_of(house, job), house.scheduler.submits) == ([], [])
-
-    def test_a_call_that_arrived_before_we_died_is_found_and_stopped(self, house: House) -> None:
-        job = house.submit()
-        with killed_at(Point.HAND_OVER_CALLED):
-            house.feeder.step()
-        house.jobs.cancel(house.ada, job.id)
-        house.step()
-        assert house.scheduler.cancels == []  # the claim stands: its call may be under way
-        house.pass_time(CLAIM_S + 1)
-        house.step()
-        assert len(house.scheduler.cancels) == 1
-        assert house.job(job).state is JobState.SUBMITTED
-        house.scheduler.show(Observed.ENDED, cause=Cause.CANCELED)
-        house.step()
-        assert house.job(job).state is JobState.CANCELED
-        assert len(house.scheduler.submits) == 1
-
-    def test_a_call_that_is_late_is_waited_for(self, house: House) -> None:
-        job = house.submit()
-        with killed_at(Point.HAND_OVER_BEFORE_CALL):
-            house.feeder.step()
-        house.jobs.cancel(house.ada, job.id)
-        house.pass_time(CLAIM_S + CALL_S - 1)
-        house.step()
-        assert house.job(job).state is JobState.SUBMITTED
-        arrive(house, job)
-        house.step()
-        assert len(house.scheduler.cancels) == 1
-        house.pass_time(CALL_S)
-        house.step()
-        assert house.job(job).state is JobState.SUBMITTED  # it lives: not final
-        house.scheduler.show(Observed.ENDED, cause=Cause.CANCELED)
-        house.step()
-        assert house.job(job).state is JobState.CANCELED
-
-    def test_one_that_is_even_later_is_stopped_by_the_sweep(self, house: House) -> None:
-        job = house.submit()
-        with killed_at(Point.HAND_OVER_BEFORE_CALL):
-            house.feeder.step()
-        house.jobs.cancel(house.ada, job.id)
-        house.pass_time(CLAIM_S + CALL_S + 1)
-        house.step()
-        assert house.job(job).state is JobState.CANCELED
-        arrive(house, job)
-        assert house.reconciler.sweep() == 1
-        assert len(house.scheduler.cancels) == 1
-        assert house.job(job).state is JobState.CANCELED
-
-
-def arrive(house: House, job: Job) -> None:
-    """The call for a job's only attempt reaches the scheduler now."""
-    (attempt,) = attempts_of(house, job)
-    handle = Handle(attempt.native_id, attempt.namespace)
-    fields = dict.fromkeys(AttemptSpec.__struct_fields__) | {"handle": handle}
-    house.scheduler.submit(AttemptSpec(**fields))  # type: ignore[arg-type]
-
-
-class TestCancelWhileAnEndIsJudged:
-    @pytest.mark.parametrize("cause", [Cause.WITHDRAWN, Cause.NODE_LOST])
-    def test_what_would_have_been_tried_again_is_canceled(self, house: House, cause: Cause) -> None:
-        job = running(house)
-        house.scheduler.show(Observed.ENDED, cause=cause)
-        with at(Point.OBSERVE_POLLED, lambda: house.jobs.cancel(house.ada, job.id)):
-            house.reconciler.step()
-        assert house.job(job).state is JobState.CANCELED
-        house.pass_time(1000)
-        house.step()
-        assert len(house.scheduler.submits) == 1
-
-    @pytest.mark.parametrize("cause", [None, Cause.EXIT])
-    def test_what_had_ended_keeps_its_end(self, house: House, cause: Cause | None) -> None:
-        job = running(house)
-        house.scheduler.show(Observed.ENDED, cause=cause)
-        with at(Point.OBSERVE_POLLED, lambda: house.jobs.cancel(house.ada, job.id)):
-            house.reconciler.step()
-        wanted = JobState.COMPLETED if cause is None else JobState.FAILED
-        assert house.job(job).state is wanted
-        assert house.jobs.cancel(house.ada, job.id).state is wanted
-
-    def test_halfway_back_to_the_queue(
-        self, house: House, other: Callable[[Callable[[], object]], Other]
-    ) -> None:
-        job = running(house)
-        house.scheduler.show(Observed.ENDED, cause=Cause.NODE_LOST)
-        bystander = other(lambda: house.jobs.cancel(house.ada, job.id))
-        with at(Point.REQUEUE_HALFWAY, bystander.begin):
-            house.reconciler.step()
-        bystander.end()
-        assert house.job(job).state is JobState.CANCELED
-
-    @pytest.mark.parametrize("point", [Point.CANCEL_HALFWAY, Point.CANCEL_BEFORE_COMMIT])
-    def test_a_cancel_under_way_when_it_goes_back(
-        self, house: House, other: Callable[[Callable[[], object]], Other], point: Point
-    ) -> None:
-        job = running(house)
-        house.scheduler.show(Observed.ENDED, cause=Cause.NODE_LOST)
-        reconciler = other(house.reconciler.step)
-        with at(point, reconciler.begin):
-            house.jobs.cancel(house.ada, job.id)
-        reconciler.end()
-        assert house.job(job).state is JobState.CANCELED
-
-    def test_of_a_set_while_one_of_its_jobs_goes_back(self, house: House) -> None:
-        job = running(house, set="s")
-        waiting = house.submit(set="s", hold=True)
-        house.scheduler.show(Observed.ENDED, cause=Cause.WITHDRAWN)
-        with at(Point.OBSERVE_POLLED, lambda: house.sets.cancel(house.ada, "s")):
-            house.reconciler.step()
-        assert house.job(job).state is JobState.CANCELED
-        assert house.job(waiting).state is JobState.CANCELED
-
-    def test_a_job_that_goes_back_within_the_cancel_of_its_set(self, house: House) -> None:
-        """Handed over when the cancel begins, waiting before it is asked to stop."""
-        job = running(house, set="s")
-        others = [house.submit(set="s", hold=True) for _ in range(2)]
-        house.scheduler.show(Observed.ENDED, cause=Cause.WITHDRAWN)
-        with at(Point.SET_CHUNK_COMMITTED, house.reconciler.step):
-            house.sets.cancel(house.ada, "s")
-        assert [house.job(one).state for one in (job, *others)] == [JobState.CANCELED] * 3
-
-    def test_on_a_node_out_of_touch_is_final_with_the_node(self, house: House) -> None:
-        job = running(house)
-        house.scheduler.show(Observed.UNKNOWN)
-        house.step()
-        house.jobs.cancel(house.ada, job.id)
-        house.pass_time(599)
-        house.step()
-        assert house.job(job).state is JobState.RUNNING
-        house.pass_time(2)
-        house.step()
-        assert house.job(job).state is JobState.CANCELED
-        house.pass_time(1000)
-        house.step()
-        assert len(house.scheduler.submits) == 1
 
 
 class TestLooksThatAreOld:
@@ -370,9 +170,7 @@ class TestPurge:
 
 
 class TestPruneAgainstRetry:
-    def test_a_retry_while_a_prune_is_being_stored(
-        self, house: House, other: Callable[[Callable[[], object]], Other]
-    ) -> None:
+    def test_a_retry_while_a_prune_is_being_stored(self, house: House, other: Begin) -> None:
         job = ended(house)
         bystander = other(lambda: house.jobs.retry(house.ada, job.id))
         with at(Point.PRUNE_BEFORE_COMMIT, bystander.begin):
@@ -381,9 +179,7 @@ class TestPruneAgainstRetry:
             bystander.end()
         assert house.job(job).state is JobState.FAILED
 
-    def test_a_prune_while_a_retry_is_being_stored(
-        self, house: House, other: Callable[[Callable[[], object]], Other]
-    ) -> None:
+    def test_a_prune_while_a_retry_is_being_stored(self, house: House, other: Begin) -> None:
         """Its client must not be told to delete the bucket."""
         job = ended(house)
         bystander = other(lambda: house.jobs.prune(house.ada, job.id))
@@ -394,9 +190,7 @@ class TestPruneAgainstRetry:
         again = house.job(job)
         assert (again.state, again.prune_requested_at) == (JobState.RECEIVED, None)
 
-    def test_two_retries_are_one(
-        self, house: House, other: Callable[[Callable[[], object]], Other]
-    ) -> None:
+    def test_two_retries_are_one(self, house: House, other: Begin) -> None:
         job = ended(house)
         bystander = other(lambda: house.jobs.retry(house.ada, job.id))
         with at(Point.RETRY_BEFORE_COMMIT, bystander.begin):
@@ -502,104 +296,3 @@ class TestTwoAdmins:
             house.groups.revoke(boss, "root")
         users = house.groups.list_users(house.root)
         assert [user.name for user in users if user.revoked_at] == ["boss"]
-
-
-class TestDeath:
-    """Of the one process that works the queue, with a scheduler in memory."""
-
-    @pytest.mark.parametrize(
-        "point",
-        [
-            Point.CLAIM_CHOSEN,
-            Point.CLAIM_BEFORE_COMMIT,
-            Point.CLAIM_COMMITTED,
-            Point.HAND_OVER_BEFORE_CALL,
-            Point.HAND_OVER_CALLED,
-            Point.RECORD_BEFORE_COMMIT,
-            Point.RECORD_COMMITTED,
-        ],
-    )
-    def test_in_the_feeder(self, house: House, point: Point) -> None:
-        jobs = [house.submit() for _ in range(3)]
-        with killed_at(point):
-            house.feeder.step()
-        house.pass_time(CLAIM_S + 1)
-        house.step()
-        house.scheduler.show(Observed.ENDED)
-        house.step()
-        assert {house.job(job).state for job in jobs} == {JobState.COMPLETED}
-        assert {house.job(job).attempt for job in jobs} == {1}
-        assert len(house.scheduler.specs) == 3
-
-    @pytest.mark.parametrize(
-        "point",
-        [
-            Point.OBSERVE_READ,
-            Point.OBSERVE_POLLED,
-            Point.REQUEUE_HALFWAY,
-            Point.OBSERVE_BEFORE_COMMIT,
-            Point.OBSERVE_COMMITTED,
-        ],
-    )
-    def test_when_a_node_is_lost(self, house: House, point: Point) -> None:
-        jobs = [running(house) for _ in range(2)]
-        house.scheduler.show(Observed.ENDED, cause=Cause.NODE_LOST, started_at=1.0)
-        with killed_at(point):
-            house.reconciler.step()
-        house.reconciler.step()
-        house.pass_time(11)
-        house.feeder.step()
-        house.scheduler.show(Observed.ENDED)
-        house.reconciler.step()
-        for job in jobs:
-            seen = house.job(job)
-            assert (seen.state, seen.attempt, seen.retries) == (JobState.COMPLETED, 2, 1)
-
-    def test_over_a_rejection(self, house: House) -> None:
-        def refuse(spec: AttemptSpec) -> None:
-            raise JobRejected("no")
-
-        house.scheduler.before_submit = refuse
-        job = house.submit()
-        with killed_at(Point.REJECT_BEFORE_COMMIT):
-            house.feeder.step()
-        house.pass_time(CLAIM_S + 1)
-        house.feeder.step()
-        assert (house.job(job).state, house.job(job).reason) == (JobState.FAILED, "no")
-
-    def test_between_two_takers_of_one_claim(self, house: House) -> None:
-        job = house.submit()
-        with killed_at(Point.CLAIM_COMMITTED):
-            house.feeder.step()
-        house.pass_time(CLAIM_S + 1)
-        with at(Point.RECLAIM_COMMITTED, house.feeder.step):
-            house.feeder.step()
-        assert len(house.scheduler.submits) == 1
-        assert house.job(job).attempt == 1
-
-    def test_a_claim_is_not_called_for_once_it_ran_out(self, house: House) -> None:
-        """A process that was paused wakes up when the job is done and forgotten."""
-        job = house.submit()
-
-        def meanwhile() -> None:
-            house.pass_time(CLAIM_S + 1)
-            house.feeder.step()
-            house.scheduler.show(Observed.ENDED)
-            house.reconciler.step()
-            house.pass_time(601)
-            house.reconciler.forget()
-
-        with at(Point.CLAIM_COMMITTED, meanwhile):
-            house.feeder.step()
-        assert house.job(job).state is JobState.COMPLETED
-        assert house.scheduler.shown == {}
-
-    def test_nothing_of_a_death_halfway_is_stored(self, house: House) -> None:
-        job = running(house)
-        house.scheduler.show(Observed.ENDED)
-        with killed_at(Point.END_HALFWAY):
-            house.reconciler.step()
-        (attempt,) = attempts_of(house, job)
-        assert attempt.state is AttemptState.RUNNING
-        stored = house.db.read(lambda conn: jobs_db.get(conn, job.id))
-        assert stored is not None and stored.state is JobState.RUNNING

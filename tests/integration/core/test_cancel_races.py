@@ -1,0 +1,167 @@
+"""Cancel, while something else happens to the job."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.models.attempt import Cause, Observed
+from bridge.models.job import JobState
+from bridge.points import Point
+from tests.integration.core.conftest import House
+from tests.integration.core.scenes import (
+    CALL_S,
+    CLAIM_S,
+    Begin,
+    arrive,
+    attempts_of,
+    running,
+)
+from tests.support.interleave import at, killed_at
+
+
+class TestCancelWhileTheCallIsInFlight:
+    @pytest.mark.parametrize("point", [Point.HAND_OVER_BEFORE_CALL, Point.HAND_OVER_CALLED])
+    def test_is_an_intent_until_the_scheduler_shows_the_end(
+        self, house: House, point: Point
+    ) -> None:
+        job = house.submit()
+        with at(point, lambda: house.jobs.cancel(house.ada, job.id)):
+            house.feeder.step()
+        assert house.job(job).state is JobState.SUBMITTED
+        house.reconciler.step()
+        assert [handle.native_id[-2:] for handle in house.scheduler.cancels] == ["-1"]
+        assert house.job(job).state is JobState.SUBMITTED
+        house.scheduler.show(Observed.ENDED, cause=Cause.CANCELED)
+        house.reconciler.step()
+        assert house.job(job).state is JobState.CANCELED
+
+    def test_a_job_chosen_but_not_claimed_is_never_handed_over(self, house: House) -> None:
+        job = house.submit()
+        with at(Point.CLAIM_CHOSEN, lambda: house.jobs.cancel(house.ada, job.id)):
+            assert house.feeder.step() == 0
+        assert house.job(job).state is JobState.CANCELED
+        assert (attempts_of(house, job), house.scheduler.submits) == ([], [])
+
+    def test_a_call_that_arrived_before_we_died_is_found_and_stopped(self, house: House) -> None:
+        job = house.submit()
+        with killed_at(Point.HAND_OVER_CALLED):
+            house.feeder.step()
+        house.jobs.cancel(house.ada, job.id)
+        house.step()
+        assert house.scheduler.cancels == []  # the claim stands: its call may be under way
+        house.pass_time(CLAIM_S + 1)
+        house.step()
+        assert len(house.scheduler.cancels) == 1
+        assert house.job(job).state is JobState.SUBMITTED
+        house.scheduler.show(Observed.ENDED, cause=Cause.CANCELED)
+        house.step()
+        assert house.job(job).state is JobState.CANCELED
+        assert len(house.scheduler.submits) == 1
+
+    def test_a_call_that_is_late_is_waited_for(self, house: House) -> None:
+        job = house.submit()
+        with killed_at(Point.HAND_OVER_BEFORE_CALL):
+            house.feeder.step()
+        house.jobs.cancel(house.ada, job.id)
+        house.pass_time(CLAIM_S + CALL_S - 1)
+        house.step()
+        assert house.job(job).state is JobState.SUBMITTED
+        arrive(house, job)
+        house.step()
+        assert len(house.scheduler.cancels) == 1
+        house.pass_time(CALL_S)
+        house.step()
+        assert house.job(job).state is JobState.SUBMITTED  # it lives: not final
+        house.scheduler.show(Observed.ENDED, cause=Cause.CANCELED)
+        house.step()
+        assert house.job(job).state is JobState.CANCELED
+
+    def test_one_that_is_even_later_is_stopped_by_the_sweep(self, house: House) -> None:
+        job = house.submit()
+        with killed_at(Point.HAND_OVER_BEFORE_CALL):
+            house.feeder.step()
+        house.jobs.cancel(house.ada, job.id)
+        house.pass_time(CLAIM_S + CALL_S + 1)
+        house.step()
+        assert house.job(job).state is JobState.CANCELED
+        arrive(house, job)
+        assert house.reconciler.sweep() == 1
+        assert len(house.scheduler.cancels) == 1
+        assert house.job(job).state is JobState.CANCELED
+
+
+class TestCancelWhileAnEndIsJudged:
+    @pytest.mark.parametrize("cause", [Cause.WITHDRAWN, Cause.NODE_LOST])
+    def test_what_would_have_been_tried_again_is_canceled(self, house: House, cause: Cause) -> None:
+        job = running(house)
+        house.scheduler.show(Observed.ENDED, cause=cause)
+        with at(Point.OBSERVE_POLLED, lambda: house.jobs.cancel(house.ada, job.id)):
+            house.reconciler.step()
+        assert house.job(job).state is JobState.CANCELED
+        house.pass_time(1000)
+        house.step()
+        assert len(house.scheduler.submits) == 1
+
+    @pytest.mark.parametrize("cause", [None, Cause.EXIT])
+    def test_what_had_ended_keeps_its_end(self, house: House, cause: Cause | None) -> None:
+        job = running(house)
+        house.scheduler.show(Observed.ENDED, cause=cause)
+        with at(Point.OBSERVE_POLLED, lambda: house.jobs.cancel(house.ada, job.id)):
+            house.reconciler.step()
+        wanted = JobState.COMPLETED if cause is None else JobState.FAILED
+        assert house.job(job).state is wanted
+        assert house.jobs.cancel(house.ada, job.id).state is wanted
+
+    def test_halfway_back_to_the_queue(self, house: House, other: Begin) -> None:
+        job = running(house)
+        house.scheduler.show(Observed.ENDED, cause=Cause.NODE_LOST)
+        bystander = other(lambda: house.jobs.cancel(house.ada, job.id))
+        with at(Point.REQUEUE_HALFWAY, bystander.begin):
+            house.reconciler.step()
+        bystander.end()
+        assert house.job(job).state is JobState.CANCELED
+
+    @pytest.mark.parametrize("point", [Point.CANCEL_HALFWAY, Point.CANCEL_BEFORE_COMMIT])
+    def test_a_cancel_under_way_when_it_goes_back(
+        self, house: House, other: Begin, point: Point
+    ) -> None:
+        job = running(house)
+        house.scheduler.show(Observed.ENDED, cause=Cause.NODE_LOST)
+        reconciler = other(house.reconciler.step)
+        with at(point, reconciler.begin):
+            house.jobs.cancel(house.ada, job.id)
+        reconciler.end()
+        assert house.job(job).state is JobState.CANCELED
+
+    def test_of_a_set_while_one_of_its_jobs_goes_back(self, house: House) -> None:
+        job = running(house, set="s")
+        waiting = house.submit(set="s", hold=True)
+        house.scheduler.show(Observed.ENDED, cause=Cause.WITHDRAWN)
+        with at(Point.OBSERVE_POLLED, lambda: house.sets.cancel(house.ada, "s")):
+            house.reconciler.step()
+        assert house.job(job).state is JobState.CANCELED
+        assert house.job(waiting).state is JobState.CANCELED
+
+    def test_a_job_that_goes_back_within_the_cancel_of_its_set(self, house: House) -> None:
+        """Handed over when the cancel begins, waiting before it is asked to stop."""
+        job = running(house, set="s")
+        others = [house.submit(set="s", hold=True) for _ in range(2)]
+        house.scheduler.show(Observed.ENDED, cause=Cause.WITHDRAWN)
+        with at(Point.SET_CHUNK_COMMITTED, house.reconciler.step):
+            house.sets.cancel(house.ada, "s")
+        assert [house.job(one).state for one in (job, *others)] == [JobState.CANCELED] * 3
+
+    def test_on_a_node_out_of_touch_is_final_with_the_node(self, house: House) -> None:
+        job = running(house)
+        house.scheduler.show(Observed.UNKNOWN)
+        house.step()
+        house.jobs.cancel(house.ada, job.id)
+        house.pass_time(599)
+        house.step()
+        assert house.job(job).state is JobState.RUNNING
+        house.pass_time(2)
+        house.step()
+        assert house.job(job).state is JobState.CANCELED
+        house.pass_time(1000)
+        house.step()
+        assert len(house.scheduler.submits) == 1
