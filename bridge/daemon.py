@@ -21,6 +21,8 @@ _STORAGE_EVERY_S: Final = 5.0
 _ARCHIVE_EVERY_S: Final = 300.0
 _LONGEST_BACK_OFF_S: Final = 30.0
 _LOOKS_PER_LEASE: Final = 4
+# Woken by every submission, a loop would go round and round beside those who submit.
+_BREATH_S: Final = 0.02
 
 
 class Loop(threading.Thread):
@@ -62,7 +64,7 @@ class Loop(threading.Thread):
     def _wait(self, seconds: float, faults: int) -> None:
         if faults:
             self._stopped.wait(seconds)
-        else:
+        elif not self._stopped.wait(_BREATH_S):
             self._wake.wait(seconds)
 
     def wake(self) -> None:

@@ -87,7 +87,8 @@ class Jobs:
 
         stored = self._db.write(write)
         points.reach(Point.SUBMIT_COMMITTED)
-        self._wake()
+        if not all(job.hold for job in good):
+            self._wake()
         answers = iter(stored)
         return [item if isinstance(item, Refused) else _answer(next(answers)) for item in items]
 
