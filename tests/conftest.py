@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from bridge import process
-from tests.support import hermetic, needs, postgres, s3
+from tests.support import hermetic, needs, nomad_cluster, postgres, s3
 
 # Before any library reads its settings from the environment.
 hermetic.scrub_environment()
+hermetic.hear_interrupts()
 hermetic.forbid_outside_addresses()
 
 
@@ -78,4 +79,17 @@ def rclone() -> str:
 def s3_server(rclone: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3]:
     """A running S3 server with random keys."""
     with s3.server(rclone, tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def nomad() -> Iterator[nomad_cluster.NomadCluster]:
+    """A Nomad cluster whose node has the stand-in for stage."""
+    for name in ("nomad", "docker"):
+        needs.need(name)
+    with nomad_cluster.cluster() as running:
+        stage = running.node_home / "bin" / "stage"
+        stage.write_bytes((Path(__file__).parent / "support" / "fake_stage.sh").read_bytes())
+        stage.chmod(0o755)
+        (running.node_home / "jobs").mkdir()
         yield running

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
-from functools import cache
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import Connection, bindparam, delete, func, select, union_all, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql import Select, Update
 
 from bridge.db import archive
-from bridge.db.statements import Prepared
+from bridge.db.statements import Insertion, Prepared
 from bridge.db.tables import jobs as table
 from bridge.db.tables import jobs_archive, users
 from bridge.models.ids import new_id
@@ -82,6 +80,7 @@ _NEW: Final = (
     table.c.retries,
     table.c.created_at,
 )
+_INSERT: Final = Insertion(table, _NEW, (table.c.group_id, table.c.bucket_id))
 _CHANGEABLE: Final = frozenset(
     {
         "state",
@@ -135,13 +134,13 @@ def insert_many(
     ids: list[UUID | Clash] = [*new]
     if not rows:
         return ids
-    done = conn.exec_driver_sql(_insert_sql(conn.dialect.name), [row for _, row in rows])
+    stored = _INSERT.run(conn, [row for _, row in rows])
     # Looked up after the insert: what was in neither table then is nowhere.
     archived = archive.owners(conn, group_id, [job.bucket_id for job in jobs])
     if archived:
         again = [one.bytes for one, job in zip(new, jobs, strict=True) if job.bucket_id in archived]
         conn.execute(delete(table).where(table.c.id.in_(again)))
-    elif done.rowcount == len(rows):
+    elif stored == len(rows):
         return ids
     return _resolve(conn, group_id, user_id, jobs)
 
@@ -169,18 +168,6 @@ def _new_row(job: NewJob, group: bytes, user: bytes, now: float) -> tuple[UUID, 
         0,
         now,
     )
-
-
-@cache
-def _insert_sql(dialect: str) -> str:
-    """The statement in the driver's own words: rows as tuples cost half of rows as dicts."""
-    family = sqlite if dialect == "sqlite" else postgresql
-    statement = family.insert(table).on_conflict_do_nothing(
-        index_elements=[table.c.group_id, table.c.bucket_id]
-    )
-    style = "qmark" if dialect == "sqlite" else "format"
-    names = [column.name for column in _NEW]
-    return str(statement.compile(dialect=family.dialect(paramstyle=style), column_keys=names))
 
 
 def _resolve(

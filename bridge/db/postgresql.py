@@ -61,9 +61,11 @@ class Postgresql:
 
     def _transact(self, fn: Callable[[Connection], T]) -> T:
         with self.migrating.connect() as conn:
+            # Said, because what the driver runs by itself begins nothing here.
+            transaction = conn.begin()
             result = fn(conn)
             try:
-                conn.commit()
+                transaction.commit()
             except exc.DBAPIError as error:
                 if error.connection_invalidated:
                     raise unsure(error) from None

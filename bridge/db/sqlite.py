@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, NullPool, Pool, QueuePool, create_engine, event
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 
+from bridge.db import statements
 from bridge.db.writer import Writer
 from bridge.errors import ConfigError
 
@@ -38,7 +39,7 @@ class Sqlite:
         self._reading = _engine(url)
         event.listen(self._reading, "connect", _never_write)
         event.listen(self._reading, "begin", _begin)
-        self._writing = _engine(url, QueuePool)  # which keeps the writer's connection
+        self._writing = _engine(url)
         event.listen(self._writing, "connect", _write_much)
         event.listen(self._writing, "begin", _begin_to_write)
         self._mine = threading.local()
@@ -94,9 +95,9 @@ def _make_file(url: URL) -> None:
         ) from None
 
 
-def _engine(url: URL, poolclass: type[Pool] = NullPool) -> Engine:
+def _engine(url: URL) -> Engine:
     made = create_engine(
-        url, poolclass=poolclass, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S}
+        url, poolclass=NullPool, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S}
     )
     event.listen(made, "connect", _settings)
     return made
@@ -125,4 +126,4 @@ def _begin(conn: Connection) -> None:
 
 
 def _begin_to_write(conn: Connection) -> None:
-    conn.exec_driver_sql("BEGIN IMMEDIATE")
+    statements.run(conn, "BEGIN IMMEDIATE")

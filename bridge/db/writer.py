@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from bridge.db import statements
 from bridge.db.faults import translate
 from bridge.errors import Unavailable
 
@@ -29,18 +28,28 @@ class _Change:
 
     def __init__(self, fn: Callable[[Connection], Any]) -> None:
         self.fn = fn
-        self.future: Future[Any] = Future()
         self.result: Any = None
         self.error: BaseException | None = None
+        self._state = threading.Lock()  # held by who may still decide whether it begins
+        self._over = threading.Lock()  # free when there is a result: cheaper than an Event
+        self._over.acquire()
+
+    def begin(self) -> bool:
+        """The writer takes it on; False when its caller has given up."""
+        return self._state.acquire(blocking=False)
+
+    def give_up(self) -> bool:
+        """The caller waits no longer; False when it has begun."""
+        return self._state.acquire(blocking=False)
 
     def run(self, conn: Connection) -> None:
         self.result = self.fn(conn)
 
     def deliver(self) -> None:
-        if self.error is not None:
-            self.future.set_exception(translate(self.error))
-        else:
-            self.future.set_result(self.result)
+        self._over.release()
+
+    def wait(self, seconds: float = -1) -> bool:
+        return self._over.acquire(timeout=seconds)
 
 
 class Writer:
@@ -49,6 +58,7 @@ class Writer:
     def __init__(self, engine: Engine, patience_s: float) -> None:
         self._engine = engine
         self._patience_s = patience_s
+        self._conn: Connection | None = None  # only the thread uses it
         self._queue: SimpleQueue[_Change | None] = SimpleQueue()
         self._gate = threading.Lock()
         self._closed = False
@@ -68,16 +78,16 @@ class Writer:
             if self._closed:
                 raise Unavailable("The database is closed: the service is stopping.")
             self._queue.put(change)
-        result: T = self._wait(change)
+        if not change.wait(self._patience_s):
+            if change.give_up():
+                raise Unavailable(
+                    f"The database was busy for {self._patience_s:g} s.", "Retry later."
+                )
+            change.wait()  # it has begun: only its end tells
+        if change.error is not None:
+            raise translate(change.error)
+        result: T = change.result
         return result
-
-    def _wait(self, change: _Change) -> Any:
-        try:
-            return change.future.result(self._patience_s)
-        except FutureTimeout:
-            if change.future.done() or not change.future.cancel():
-                return change.future.result()  # it has begun: only its end tells
-        raise Unavailable(f"The database was busy for {self._patience_s:g} s.", "Retry later.")
 
     def close(self) -> None:
         """Finish what waits and stop. May be called again."""
@@ -91,8 +101,10 @@ class Writer:
         going = True
         while going:
             batch, going = self._take()
-            self._commit([c for c in batch if c.future.set_running_or_notify_cancel()])
+            self._commit([change for change in batch if change.begin()])
             del batch  # keep no caller's data while waiting for the next
+        if self._conn is not None:
+            self._conn.close()
 
     def _take(self) -> tuple[list[_Change], bool]:
         """Wait for one change, then take what else waits; False with the last ones."""
@@ -112,8 +124,11 @@ class Writer:
         if not changes:
             return
         try:
-            with self._engine.begin() as conn:
-                _run(conn, changes)
+            # Kept: taking a connection from a pool costs as much as a small change.
+            if self._conn is None:
+                self._conn = self._engine.connect()
+            with self._conn.begin():
+                _run(self._conn, changes)
         except BaseException as error:  # noqa: BLE001 - the thread lives, every caller hears of it
             for change in changes:
                 change.error = change.error or error
@@ -144,13 +159,13 @@ def _fault(conn: Connection, act: Callable[[Connection], object]) -> BaseExcepti
 
     Raises the error where it ended the whole transaction, as a full disk may.
     """
-    conn.exec_driver_sql("SAVEPOINT act")
+    statements.run(conn, "SAVEPOINT act")
     try:
         act(conn)
     except BaseException as error:
         if not getattr(conn.connection.dbapi_connection, "in_transaction", False):
             raise
-        conn.exec_driver_sql("ROLLBACK TO act")
+        statements.run(conn, "ROLLBACK TO act")
         return error
-    conn.exec_driver_sql("RELEASE act")
+    statements.run(conn, "RELEASE act")
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 import sys
 from typing import Any
@@ -23,6 +24,14 @@ def scrub_environment() -> None:
         stray = name.startswith(_PREFIXES) or name in _NAMES or name.lower().endswith("_proxy")
         if stray and not name.startswith(_OURS):
             del os.environ[name]
+
+
+def hear_interrupts() -> None:
+    """Take and pass on SIGINT: a shell starts what it runs in the background without it,
+    and every program below inherits that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def forbid_outside_addresses() -> None:
