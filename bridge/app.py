@@ -17,17 +17,24 @@ from bridge.connectors.base import Connector, Finding
 from bridge.connectors.local.connector import LocalConnector
 from bridge.connectors.nomad.client import Connection
 from bridge.connectors.nomad.connector import NomadConnector
+from bridge.connectors.nomad.enrol import Enrolment as NomadEnrolment
 from bridge.connectors.nomad.jobspec import Settings as NomadSettings
 from bridge.core.access import Access
 from bridge.core.archive import Archiver
+from bridge.core.enrolment import Enrolment
 from bridge.core.feeder import Feeder, Pace
 from bridge.core.groups import Groups
+from bridge.core.images import Images
 from bridge.core.jobs import Jobs, Quota
 from bridge.core.leader import Fenced, Leader
+from bridge.core.node_watch import NodeWatch
+from bridge.core.nodes import Nodes
 from bridge.core.outlook import Limits, Outlook
+from bridge.core.pages import Pages
 from bridge.core.queue import Reserve
 from bridge.core.reconcile import Reconciler
 from bridge.core.retry import Rules
+from bridge.core.selftest import Selftests
 from bridge.core.sets import Sets
 from bridge.core.usage import Usage
 from bridge.core.verdict import Policy
@@ -51,6 +58,11 @@ class Bridge:
     feeder: Feeder
     reconciler: Reconciler
     archiver: Archiver
+    enrolment: Enrolment
+    selftests: Selftests
+    nodes: Nodes
+    pages: Pages
+    node_watch: NodeWatch
     leader: Leader
     storage: EmbeddedS3 | None
     wake: threading.Event
@@ -103,19 +115,28 @@ def build(config: Config) -> Bridge:
         db.close()
         raise
     wake = threading.Event()
+    access = Access(db)
     leader = _leader(config, db)
     fenced = Fenced(db, leader)
+    feeder = Feeder(fenced, connectors, prefix=prefix, pace=_pace(config))
     return Bridge(
         db=db,
         connectors=connectors,
-        access=Access(db),
+        access=access,
         jobs=_jobs(config, db, connectors, wake),
         sets=Sets(db, wake=wake.set),
-        groups=Groups(db),
+        groups=Groups(db, overlap_s=config.nodes.overlap_s),
         usage=Usage(db),
-        feeder=Feeder(fenced, connectors, prefix=prefix, pace=_pace(config)),
+        feeder=feeder,
         reconciler=_reconciler(config, fenced, connectors, this.restored_at),
         archiver=Archiver(fenced, retention_s=config.queue.retention_days * 86400),
+        enrolment=Enrolment(db, connectors, access),
+        selftests=Selftests(db, connectors, access, wake=wake.set),
+        nodes=Nodes(db, connectors),
+        pages=Pages(connectors, feeder.native_id),
+        node_watch=NodeWatch(
+            fenced, connectors, quarantine_failures=config.nodes.quarantine_failures
+        ),
         leader=leader,
         storage=embedded_storage(config),
         wake=wake,
@@ -131,6 +152,7 @@ def _jobs(
         db,
         outlook=Outlook(db, connectors, limits=under_way),
         quota=Quota(per_user=limits.queued_per_user, per_group=limits.queued_per_group),
+        images=Images(config.images.registries),
         wake=wake.set,
     )
 
@@ -215,35 +237,77 @@ def _local(config: Config, prefix: str) -> Connector:
     )
 
 
-def _nomad(config: Config, prefix: str) -> Connector:
+def nomad_connection(config: Config, token: str) -> Connection:
+    """How Nomad is reached, with this ACL token."""
     nomad = config.nomad
-    connection = Connection(
+    return Connection(
         address=nomad.address,
         region=nomad.region,
-        token=_nomad_token(config),
+        token=token,
         ca_file=nomad.ca_file,
         client_cert=nomad.client_cert,
         client_key=nomad.client_key,
         request_timeout_s=nomad.request_timeout_s,
     )
+
+
+def nomad_connector(config: Config, prefix: str) -> NomadConnector:
+    """The connector for Nomad, for attempts whose ids begin with ``prefix``.
+
+    Raises ConfigError.
+    """
+    nomad = config.nomad
+    token, node_token = nomad_tokens(config)
     settings = NomadSettings(
         region=nomad.region,
         network=nomad.network,
         upload_patience_s=config.queue.upload_patience_s,
         stage_in_limit_s=config.queue.stage_in_limit_s,
     )
-    return NomadConnector(connection, prefix=prefix, settings=settings, job_file=nomad.job_file)
+    return NomadConnector(
+        nomad_connection(config, token),
+        prefix=prefix,
+        settings=settings,
+        job_file=nomad.job_file,
+        node_token=node_token,
+        enrolment=nomad_enrolment(config),
+        ui_url=nomad.ui_url,
+    )
 
 
-def _nomad_token(config: Config) -> str:
-    file: Path | None = config.nomad.token_file
+def nomad_enrolment(config: Config) -> NomadEnrolment:
+    """How nodes are let in."""
+    nomad = config.nomad
+    return NomadEnrolment(
+        region=nomad.region,
+        servers=nomad.servers,
+        ca_file=nomad.ca_file,
+        ca_cert_file=nomad.ca_cert_file,
+        ca_key_file=nomad.ca_key_file,
+        node_cert_file=nomad.node_cert_file,
+        node_key_file=nomad.node_key_file,
+        certificate_s=config.nodes.certificate_days * 86400,
+    )
+
+
+def nomad_tokens(config: Config) -> tuple[str, str]:
+    """The ACL token for jobs, and the one for nodes. Raises ConfigError."""
+    nomad = config.nomad
+    return (
+        _nomad_token(nomad.token, nomad.token_file, "nomad.token_file"),
+        _nomad_token(nomad.node_token, nomad.node_token_file, "nomad.node_token_file"),
+    )
+
+
+def _nomad_token(given: str, file: Path | None, setting: str) -> str:
     if file is None:
-        return config.nomad.token
+        return given
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(
-            f"nomad.token_file: cannot read {file}: {exc}.", "Write the ACL token into it."
+            f"{setting}: cannot read {file}: {exc}.",
+            "Let `nomad-bridge nomad setup` make the token, or write one into the file.",
         ) from exc
     log.redact(token)
     return token
@@ -252,5 +316,5 @@ def _nomad_token(config: Config) -> str:
 # A new connector is one line here; its settings are in settings.py.
 _CONNECTORS: Final[Mapping[str, Callable[[Config, str], Connector]]] = {
     "local": _local,
-    "nomad": _nomad,
+    "nomad": nomad_connector,
 }

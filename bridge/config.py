@@ -18,14 +18,9 @@ from msgspec import structs
 
 from bridge import log
 from bridge.errors import ConfigError
-from bridge.settings import (
-    ENV_PREFIX,
-    SETTINGS,
-    Config,
-    Setting,
-    host_port,
-    is_loopback,
-)
+from bridge.models.image import registry_of
+from bridge.settings import SETTINGS, Config, host_port, is_loopback
+from bridge.settings_table import ENV_PREFIX, Setting
 
 __all__ = ["ENV_PREFIX", "SETTINGS", "Config", "Setting", "host_port", "is_loopback", "load"]
 
@@ -207,11 +202,25 @@ def _url(*schemes: str) -> Callable[[str], None]:
     return check
 
 
-_CHECKS: Final[Mapping[str, Callable[[str], object]]] = {
+def _hosts_and_ports(servers: tuple[str, ...]) -> None:
+    for server in servers:
+        host_port(server)
+
+
+def _registries(hosts: tuple[str, ...]) -> None:
+    for host in hosts:
+        if host != "*" and registry_of(f"{host}/image") != host:
+            raise ValueError(f"{host!r} is no HOST or HOST:PORT of a registry")
+
+
+_CHECKS: Final[Mapping[str, Callable[[Any], object]]] = {
     "server.bind": host_port,
     "server.public_url": _url("http", "https"),
     "database.url": _url("sqlite", "postgresql", "postgresql+psycopg"),
+    "images.registries": _registries,
     "nomad.address": _url("http", "https"),
+    "nomad.servers": _hosts_and_ports,
+    "nomad.ui_url": _url("http", "https"),
     "storage.bind": host_port,
     "storage.server": _url("http", "https"),
 }
@@ -262,13 +271,28 @@ def _check_together(config: Config, values: Mapping[str, _Value]) -> None:
     if "nomad" in config.connectors and not nomad.address:
         problem = "nomad needs the URL of a Nomad server; set nomad.address"
         raise refuse(problem, "nomad.address", "connectors")
-    if nomad.token and nomad.token_file:
-        raise refuse("token and token_file are both set; remove one of them", "nomad.token")
-    if (nomad.client_cert is None) != (nomad.client_key is None):
-        problem = "client_cert and client_key belong together; set both or none"
-        raise refuse(problem, "nomad.client_cert", "nomad.client_key")
+    for token in ("token", "node_token"):
+        if getattr(nomad, token) and getattr(nomad, f"{token}_file"):
+            problem = f"{token} and {token}_file are both set; remove one of them"
+            raise refuse(problem, f"nomad.{token}")
+    for pair in _PAIRS:
+        if len({getattr(nomad, name) is None for name in pair}) > 1:
+            problem = f"{' and '.join(pair)} belong together; set both or none"
+            raise refuse(problem, *(f"nomad.{name}" for name in pair))
+    if nomad.ca_key_file and nomad.node_key_file:
+        problem = "node_cert_file is for bridges without a ca_key_file; remove one of them"
+        raise refuse(problem, "nomad.node_cert_file")
+
+
+# Files of the section nomad that are of no use alone.
+_PAIRS: Final = (
+    ("client_cert", "client_key"),
+    ("ca_cert_file", "ca_key_file"),
+    ("node_cert_file", "node_key_file"),
+)
 
 
 def _hide_secrets(config: Config) -> None:
     log.redact(config.nomad.token)
+    log.redact(config.nomad.node_token)
     log.redact(urlsplit(config.database.url).password or "")

@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 import yaml
 
-from bridge.settings import SETTINGS, Config, Setting
+from bridge.settings import SETTINGS, Config
+from bridge.settings_table import Setting
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _GENERATED: Final = "Generated from bridge/settings.py by `make docs`; do not edit."

@@ -54,6 +54,10 @@ def setup(level: str = "info", json: bool = False) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if json else _TextFormatter())
+    # What no line of ours shows need not be found out for every one of them
+    # (Python's logging HOWTO, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

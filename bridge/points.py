@@ -49,6 +49,9 @@ class Point(StrEnum):
     RETRY_COMMITTED = "retry-committed"
     PRUNE_BEFORE_COMMIT = "prune-before-commit"
     PRUNE_COMMITTED = "prune-committed"
+    ENROL_ADMITTED = "enrol-admitted"  # the scheduler lets the node in, we have not noted it
+    ENROL_BEFORE_COMMIT = "enrol-before-commit"
+    ROTATE_BEFORE_COMMIT = "rotate-before-commit"
     SET_CHUNK_COMMITTED = "set-chunk-committed"  # some jobs of the set are changed
 
 

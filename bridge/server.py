@@ -18,12 +18,14 @@ from bridge.api import errors, health, request_log, services
 from bridge.api.leruli import routes as leruli
 from bridge.api.leruli.translate import shape as leruli_shape
 from bridge.api.limits import Limits, RateLimit
+from bridge.api.v1 import nodes as v1_nodes
 from bridge.api.v1 import routes as v1
 from bridge.config import host_port
 from bridge.errors import ConfigError
 
 # Generous for a script with an old secret, useless for guessing.
 _FAILURES_PER_MINUTE: Final = 300
+_ENROLMENTS_PER_MINUTE: Final = 30
 _SHAPES: Final = {f"{prefix}/": leruli_shape for prefix in leruli.PREFIXES}
 
 _HEADER_BYTES: Final = 32_768
@@ -37,7 +39,9 @@ _THREADS_S: Final = 1.0
 _WAITRESS_KINDS: Final = {431: "headers_too_large", 500: "internal", 501: "not_implemented"}
 
 
-def create_app(bridge: services.Bridge, limits: Limits) -> Flask:
+def create_app(
+    bridge: services.Bridge, limits: Limits, enrolments_per_minute: int = _ENROLMENTS_PER_MINUTE
+) -> Flask:
     """The WSGI application of ``/v1``, the dialects and the health checks."""
     app = Flask("bridge", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = limits.body_bytes
@@ -50,12 +54,14 @@ def create_app(bridge: services.Bridge, limits: Limits) -> Flask:
             limits=limits,
             requests=RateLimit(limits.requests_per_minute),
             failures=RateLimit(_FAILURES_PER_MINUTE),
+            machines=RateLimit(enrolments_per_minute),
         ),
     )
     errors.install(app, _SHAPES)
     request_log.install(app)
     app.register_blueprint(health.blueprint(health.Readiness(bridge.ready)))
     app.register_blueprint(v1.blueprint)
+    app.register_blueprint(v1_nodes.blueprint)
     for prefix in leruli.PREFIXES:
         app.register_blueprint(leruli.blueprint, url_prefix=prefix, name=prefix.strip("/"))
     return app

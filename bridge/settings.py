@@ -9,25 +9,14 @@ from the table. ``config.load`` fills it.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Final, Literal
 
-from msgspec import Meta, Struct, structs
+from msgspec import Meta
 
-ENV_PREFIX: Final = "NOMAD_BRIDGE_"
+from bridge.settings_table import Section, Setting, table
+
 _LOOPBACK_NAMES: Final = ("localhost",)
-
-
-class Section(Struct, frozen=True, kw_only=True):
-    """A group of settings. Its ``repr`` hides the values of secret ones."""
-
-    def __repr__(self) -> str:
-        shown = (
-            f"{item.name}={_shown(self, item)}"
-            for item in (_described(type(self), field) for field in self.__struct_fields__)
-        )
-        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class Server(Section, frozen=True, kw_only=True):
@@ -235,6 +224,33 @@ class Nomad(Section, frozen=True, kw_only=True):
         str, Meta(description="ACL token; better kept in token_file.", extra={"secret": True})
     ] = ""
     token_file: Annotated[Path | None, Meta(description="File that holds the ACL token.")] = None
+    node_token: Annotated[
+        str,
+        Meta(
+            description="A second ACL token that may change nodes; better kept in node_token_file.",
+            extra={"secret": True},
+        ),
+    ] = ""
+    node_token_file: Annotated[
+        Path | None, Meta(description="File that holds the second ACL token.")
+    ] = None
+    servers: Annotated[
+        tuple[str, ...],
+        Meta(description="Where nodes reach the Nomad servers, HOST:PORT of their RPC (4647)."),
+    ] = ()
+    ca_cert_file: Annotated[
+        Path | None, Meta(description="CA certificate whose key signs the nodes' certificates.")
+    ] = None
+    ca_key_file: Annotated[
+        Path | None, Meta(description="Key of ca_cert_file, PEM without a password.")
+    ] = None
+    node_cert_file: Annotated[
+        Path | None, Meta(description="Instead of a CA key: one certificate for every node.")
+    ] = None
+    node_key_file: Annotated[Path | None, Meta(description="Key of node_cert_file.")] = None
+    ui_url: Annotated[
+        str, Meta(description="URL of Nomad's web interface, to link to; empty: no links.")
+    ] = ""
     job_file: Annotated[
         Path | None,
         Meta(description="Job specification of your own; empty: the shipped job.nomad.hcl."),
@@ -246,6 +262,48 @@ class Nomad(Section, frozen=True, kw_only=True):
     sweep_interval_s: Annotated[
         float, Meta(gt=0, description="Seconds between two complete listings of our Nomad jobs.")
     ] = 30.0
+
+
+class Nodes(Section, frozen=True, kw_only=True):
+    """The machines that groups bring, where the scheduler has such."""
+
+    overlap_s: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Seconds for which nodes go on with jobs after the compute secret was "
+            "rotated; 0: until they enrol anew, nothing.",
+        ),
+    ] = 86_400
+    certificate_days: Annotated[
+        float, Meta(gt=0, le=30, description="Days that a node's certificate lasts.")
+    ] = 30.0
+    quarantine_failures: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Attempts in a row that may fail on a node by no fault of the jobs before "
+            "it gets no more; 0: any number.",
+        ),
+    ] = 5
+    inspect_interval_s: Annotated[
+        float, Meta(gt=0, description="Seconds between two looks at the nodes.")
+    ] = 5.0
+    enrolments_per_minute: Annotated[
+        int, Meta(ge=1, description="Enrolments per group and minute; more is answered with 429.")
+    ] = 30
+
+
+class Images(Section, frozen=True, kw_only=True):
+    """Where the images of jobs may come from, beside the groups' own storage."""
+
+    registries: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Registries by their hosts, with the port if they have one, for example "
+            "ghcr.io or registry.example:5000; * is any. Empty: none."
+        ),
+    ] = ()
 
 
 class Storage(Section, frozen=True, kw_only=True):
@@ -280,36 +338,9 @@ class Config(Section, frozen=True, kw_only=True):
     queue: Queue = Queue()
     local: Local = Local()
     nomad: Nomad = Nomad()
+    nodes: Nodes = Nodes()
+    images: Images = Images()
     storage: Storage = Storage()
-
-
-class Setting(NamedTuple):
-    """One row of the table. ``name`` is dotted; ``type`` is the annotated type.
-
-    ``env`` is the environment variable. A ``secret`` value is never shown.
-    """
-
-    name: str
-    type: Any
-    default: object
-    env: str
-    help: str
-    secret: bool
-
-    @property
-    def section(self) -> str:
-        """The section, or an empty text for a setting of its own."""
-        return self.name.rpartition(".")[0]
-
-    @property
-    def key(self) -> str:
-        """The name within the section."""
-        return self.name.rpartition(".")[2]
-
-    @property
-    def kind(self) -> str:
-        """The type in words, for example ``a whole number``."""
-        return _kind(get_args(self.type)[0])
 
 
 def host_port(bind: str) -> tuple[str, int]:
@@ -331,44 +362,5 @@ def is_loopback(bind: str) -> bool:
         return host in _LOOPBACK_NAMES
 
 
-def _kind(plain: Any) -> str:
-    options = get_args(plain)
-    if get_origin(plain) is Literal:
-        return " or ".join(options)
-    if get_origin(plain) is tuple:
-        return f"a list of {_kind(options[0])}"
-    if Path in (plain, *options):
-        return "a path"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[plain]
-
-
-def _described(section: type[Struct], field: str, prefix: str = "") -> Setting:
-    hint = get_type_hints(section, include_extras=True)[field]
-    metas = [part for part in get_args(hint)[1:] if isinstance(part, Meta)]
-    info = next(item for item in structs.fields(section) if item.name == field)
-    name = prefix + field
-    return Setting(
-        name=name,
-        type=hint,
-        default=info.default,
-        env=ENV_PREFIX + name.replace(".", "_").upper(),
-        help=next((meta.description or "" for meta in metas), ""),
-        secret=any((meta.extra or {}).get("secret", False) for meta in metas),
-    )
-
-
-def _shown(section: Section, item: Setting) -> str:
-    value = getattr(section, item.name)
-    return "[secret]" if item.secret and value else repr(value)
-
-
-def _table(section: type[Struct], prefix: str = "") -> Iterator[Setting]:
-    for field in structs.fields(section):
-        if isinstance(field.default, Section):
-            yield from _table(type(field.default), f"{prefix}{field.name}.")
-        else:
-            yield _described(section, field.name, prefix)
-
-
 # Every setting there is, in the order of the fields above.
-SETTINGS: Final[tuple[Setting, ...]] = tuple(_table(Config))
+SETTINGS: Final[tuple[Setting, ...]] = tuple(table(Config))

@@ -102,20 +102,23 @@ job "bridge-job" {
 
         # A second start in a used run directory (the machine was restarted) is
         # refused with code 212. The shell is the container's first process, which
-        # gets no signal by default: it passes SIGTERM on to run.sh.
+        # gets no signal by default: it passes SIGTERM on to run.sh. The mark `ended`
+        # says that nobody ended the container: when its engine is killed, Nomad takes
+        # that for code 0, and stage-out tells the difference.
         args = ["-c", <<-ENTRY
           mkdir /alloc/data/.ran || exit 212
           shell=sh
           command -v bash >/dev/null 2>&1 && shell=bash
           "$shell" run.sh >joblog.txt 2>joberr.txt </dev/null &
-          job=$!
-          trap 'kill -TERM "$job" 2>/dev/null' TERM INT
+          job=$! told=
+          trap 'told=1; kill -TERM "$job" 2>/dev/null' TERM INT
           wait "$job"
           code=$?
           while kill -0 "$job" 2>/dev/null; do
             wait "$job"
             code=$?
           done
+          [ -n "$told" ] || mkdir /alloc/data/.ran/ended 2>/dev/null
           exit "$code"
         ENTRY
         ]

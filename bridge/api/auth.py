@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from flask import request
@@ -35,6 +37,23 @@ def caller(in_body: str | None = None) -> Caller:
     services().requests.take(digest(secret))
     try:
         return _known(secret)
+    except Unauthenticated as error:
+        raise _failed(error) from None
+
+
+@contextmanager
+def node_secret() -> Iterator[str]:
+    """The secret by which a machine is let in; what is done with it may find it wrong.
+
+    Raises Unauthenticated, TooMany.
+    """
+    _refuse_secret_in_url()
+    secret = bearer()
+    if secret is None:
+        raise _failed(Unauthenticated("The compute secret of the group is needed.", _HOW))
+    services().requests.take(digest(secret))
+    try:
+        yield secret
     except Unauthenticated as error:
         raise _failed(error) from None
 

@@ -27,7 +27,8 @@ def _start() -> None:
 
 
 def _finish(response: Response) -> Response:
-    response.headers.extend(SECURITY_HEADERS)
+    for name, value in SECURITY_HEADERS.items():
+        response.headers[name] = value
     # The template and not the path: an id, and whatever else was sent, stays out.
     route = request.url_rule.rule if request.url_rule else "-"
     level = logging.DEBUG if route in _PROBES and response.status_code < 400 else logging.INFO

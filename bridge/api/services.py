@@ -16,6 +16,7 @@ from bridge.models.explanation import Explanation
 from bridge.models.identity import Caller, User
 from bridge.models.job import Job, JobState, NewJob
 from bridge.models.job_set import SetSummary
+from bridge.models.node import Admission, Candidate, NodeReport, SelftestFinding
 from bridge.models.usage import Month
 
 _KEY: Final = "nomad-bridge"
@@ -105,7 +106,51 @@ class Groups(Protocol):
 
     def revoke(self, caller: Caller, name: str) -> User: ...
 
-    def rotate_compute_secret(self, caller: Caller) -> str: ...
+    def rotate_compute_secret(self, caller: Caller, overlap_s: float | None = None) -> str: ...
+
+    def is_compute_secret(self, caller: Caller, secret: str) -> bool: ...
+
+    def require_limits(self, caller: Caller, required: bool) -> None: ...
+
+
+class Enrolment(Protocol):
+    """The door for machines; errors are those of ``bridge.core.enrolment``."""
+
+    def enrol(self, token: str, secret: str, candidate: Candidate) -> Admission: ...
+
+
+class Selftests(Protocol):
+    """What a node does once it has enrolled; errors are those of ``bridge.core.selftest``."""
+
+    def start(self, token: str, secret: str, name: str, bucket_id: UUID) -> Job: ...
+
+    def look(self, token: str, secret: str, name: str, job_id: UUID) -> Job: ...
+
+    def report(
+        self, token: str, secret: str, name: str, ok: bool, findings: Sequence[SelftestFinding]
+    ) -> None: ...
+
+
+class Pages(Protocol):
+    """Pages of a scheduler's own web interface, for admins."""
+
+    def of_job(self, caller: Caller, job: Job) -> str | None: ...
+
+    def of_attempt(self, caller: Caller, attempt: Attempt) -> str | None: ...
+
+
+class Nodes(Protocol):
+    """An admin's nodes; errors are those of ``bridge.core.nodes``."""
+
+    def list(self, caller: Caller) -> Sequence[NodeReport]: ...
+
+    def get(self, caller: Caller, name: str) -> NodeReport: ...
+
+    def drain(self, caller: Caller, name: str, deadline_s: float) -> NodeReport: ...
+
+    def resume(self, caller: Caller, name: str) -> NodeReport: ...
+
+    def remove(self, caller: Caller, name: str) -> NodeReport: ...
 
 
 class Finding(Protocol):
@@ -142,6 +187,18 @@ class Bridge(Protocol):
     @property
     def groups(self) -> Groups: ...
 
+    @property
+    def enrolment(self) -> Enrolment: ...
+
+    @property
+    def selftests(self) -> Selftests: ...
+
+    @property
+    def nodes(self) -> Nodes: ...
+
+    @property
+    def pages(self) -> Pages: ...
+
     def ready(self) -> Sequence[Finding]:
         """What a working service needs, and whether it is there. Raises nothing."""
 
@@ -154,6 +211,7 @@ class Services:
     limits: Limits
     requests: RateLimit  # by secret
     failures: RateLimit  # failed authentications, by address
+    machines: RateLimit  # what a machine may ask for now and then, by secret
 
 
 def install(app: Flask, services: Services) -> None:

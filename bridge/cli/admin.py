@@ -94,11 +94,12 @@ def compute_secret() -> None:
 
 
 @compute_secret.command()
+@options.overlap
 @options.as_json
 @pass_session
-def rotate(session: Session, /, json_: bool) -> None:
-    """Make a new compute secret and print it, this once; the old one ends."""
-    secret = session.admin().rotate_compute_secret()
+def rotate(session: Session, /, overlap: int | None, json_: bool) -> None:
+    """Make a new compute secret and print it, this once; no machine joins with the old one."""
+    secret = session.admin().rotate_compute_secret(overlap_s=overlap)
     if json_:
         output.show_json({"secret": secret})
     else:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bridge.app import Bridge
     from bridge.config import Config
     from bridge.core.groups import Groups
+    from bridge.models.identity import Group
 
 
 def loaded(path: Path, **flags: object) -> Config:
@@ -43,3 +44,15 @@ def opened(path: Path) -> Iterator[Groups]:
     """The groups in the database of a configuration. Raises ConfigError, Unavailable."""
     with wired(loaded(path)) as bridge:
         yield bridge.groups
+
+
+def known_groups(config: Config) -> list[Group]:
+    """The groups in the database, without asking any scheduler. Raises Unavailable."""
+    from bridge import app
+    from bridge.core.groups import Groups
+
+    db = app.open_database(config)
+    try:
+        return Groups(db).list_groups()
+    finally:
+        db.close()

@@ -14,7 +14,20 @@ from typing import Any
 import click
 
 import bridge
-from bridge.cli import admin, database, demo, images, operator, output, reports, steering, user
+from bridge.cli import (
+    admin,
+    database,
+    demo,
+    images,
+    nodes,
+    nomad,
+    operator,
+    output,
+    reports,
+    steering,
+    storage,
+    user,
+)
 from bridge.cli.options import Session
 from bridge.errors import BridgeError
 
@@ -24,7 +37,8 @@ _SECTIONS = {
     "Jobs": ("submit", "status", "list", "sets", "wait", "get", "cancel", "prune"),
     "The queue": ("explain", "attempts", "hold", "release", "retry"),
     "Group": ("whoami", "activity", "usage", "codes", "users", "groups", "compute-secret"),
-    "Service": ("db",),
+    "Machines": ("nodes", "storage"),
+    "Service": ("db", "nomad"),
 }
 
 
@@ -67,7 +81,19 @@ def cli(ctx: click.Context, credentials: Path | None, as_admin: bool) -> None:
     ctx.obj = Session(credentials, as_admin)
 
 
-for _module in (admin, database, demo, images, operator, reports, steering, user):
+for _module in (
+    admin,
+    database,
+    demo,
+    images,
+    nodes,
+    nomad,
+    operator,
+    reports,
+    steering,
+    storage,
+    user,
+):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

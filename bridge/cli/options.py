@@ -80,6 +80,29 @@ class Memory(click.ParamType[int]):
         return int(float(match[1]) * _MEBIBYTES[match[2].upper()])
 
 
+def overlap(command: F) -> F:
+    """The option ``--overlap`` of what makes a new compute secret."""
+    option = click.option(
+        "--overlap",
+        type=Duration(),
+        metavar="TIME",
+        help="How long nodes that joined with the old secret get jobs yet; 0 after a theft. "
+        "Default: as the service is set.",
+    )
+    return option(command)
+
+
+def pins(command: F) -> F:
+    """The option ``--pins``: which list of a node's downloads."""
+    option = click.option(
+        "--pins",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="List of the downloads of nodes. Default: the one that nomad-bridge brings.",
+    )
+    return option(command)
+
+
 def as_json(command: F) -> F:
     """The option ``--json``; also makes errors of this command JSON."""
 

@@ -46,11 +46,22 @@ _COLOURS: Final = {
     "completed": "green",
     "failed": "red",
     "canceled": "yellow",
+    # Of nodes.
+    "ready": "green",
+    "enrolled": "blue",
+    "initializing": "blue",
+    "disconnected": "yellow",
+    "draining": "yellow",
+    "ineligible": "yellow",
+    "paused": "yellow",
+    "down": "red",
+    "quarantined": "red",
+    "stranger": "red",
 }
 
 
 def colour(state: str) -> str:
-    """The colour of a job's state; empty for a word that is none."""
+    """The colour of a job's or node's state; empty for a word that is none."""
     return _COLOURS.get(state, "")
 
 
@@ -131,6 +142,19 @@ def draw_table(
     for row in rows:
         table.add_row(*(Text(cell, style=colour(cell)) for cell in row))
     Console().print(table)
+
+
+def show_fields(fields: Iterable[tuple[str, str]]) -> None:
+    """What is known of one thing, a line for each name and value; empty values are left out."""
+    told = [(name, value) for name, value in fields if value]
+    width = max((len(name) for name, _ in told), default=0)
+    on_terminal = sys.stdout.isatty()
+    for name, value in told:
+        if on_terminal:
+            shade = colour(value) or None
+            click.echo(f"{click.style(name.ljust(width), bold=True)}  {click.style(value, shade)}")
+        else:
+            click.echo(f"{name}\t{value}")
 
 
 def show_jobs(jobs: Sequence[Job]) -> None:

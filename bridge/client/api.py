@@ -16,7 +16,7 @@ import urllib3
 
 import bridge
 from bridge import errors
-from bridge.client.proxies import proxy_for
+from bridge.client.proxies import pool
 from bridge.errors import BridgeError, Unreachable
 
 _CONNECT_S: Final = 5.0
@@ -59,7 +59,7 @@ class Api:
             "Accept": "application/json",
             "User-Agent": f"nomad-bridge/{bridge.__version__}",
         }
-        self._pool = _pool(self._url, ca_file)
+        self._pool = pool(self._url, ca_file)
 
     def get(self, *path: str, **query: str | int | None) -> Any:
         """GET ``/v1/<path>``; each part of ``path`` is quoted. Raises as ``call``."""
@@ -164,12 +164,6 @@ def _retries(*, repeatable: bool) -> urllib3.Retry:
         retry_after_max=_LONGEST_WAIT_S,
         raise_on_status=False,
     )
-
-
-def _pool(url: str, ca_file: str) -> urllib3.PoolManager:
-    options: dict[str, Any] = {"maxsize": 16, "ca_certs": ca_file or None}
-    proxy = proxy_for(url)
-    return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
 
 def _short(error: Exception) -> str:

@@ -17,6 +17,7 @@ from bridge.errors import ConfigError
 from bridge.process import environment
 
 FILE_VARIABLE: Final = "BRIDGE_CREDENTIALS"
+COMPUTE_VARIABLE: Final = "BRIDGE_COMPUTE_SECRET"
 
 # Field of Credentials → the names it goes by, the first one found wins.
 _NAMES: Final[dict[str, tuple[str, ...]]] = {
@@ -24,13 +25,21 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
     "secret": ("BRIDGE_API_SECRET", "LERULI_API_SECRET"),
     "admin_secret": ("BRIDGE_ADMIN_SECRET",),
     "group_token": ("BRIDGE_GROUP_TOKEN", "LERULI_GROUP_TOKEN"),
+    "compute_secret": (COMPUTE_VARIABLE,),
     "s3_server": ("BRIDGE_S3_SERVER", "LERULI_S3_SERVER"),
     "s3_access": ("BRIDGE_S3_ACCESS", "LERULI_S3_ACCESS"),
     "s3_secret": ("BRIDGE_S3_SECRET", "LERULI_S3_SECRET"),
     "s3_region": ("BRIDGE_S3_REGION",),
     "ca_file": ("BRIDGE_CA_FILE",),
 }
-_SECRET_FIELDS: Final = ("secret", "admin_secret", "group_token", "s3_access", "s3_secret")
+_SECRET_FIELDS: Final = (
+    "secret",
+    "admin_secret",
+    "group_token",
+    "compute_secret",
+    "s3_access",
+    "s3_secret",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +54,7 @@ class Credentials:
     secret: str = ""
     admin_secret: str = ""
     group_token: str = ""
+    compute_secret: str = ""
     s3_server: str = ""
     s3_access: str = ""
     s3_secret: str = ""

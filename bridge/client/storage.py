@@ -150,13 +150,14 @@ class Storage:
             self._abort_uploads(bucket)
             keys = [item.key for item in self.objects(bucket)]
             for first in range(0, len(keys), 1000):
-                self._delete(bucket, keys[first : first + 1000])
+                self.delete(bucket, keys[first : first + 1000])
             with self._errors():
                 self._s3.delete_bucket(Bucket=bucket)
         except NotFound:
             return
 
-    def _delete(self, bucket: str, keys: list[str]) -> None:
+    def delete(self, bucket: str, keys: list[str]) -> None:
+        """Delete up to 1000 objects; those that are not there are fine."""
         wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
         with self._errors():
             answer = self._s3.delete_objects(Bucket=bucket, Delete=wanted)

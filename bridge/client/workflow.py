@@ -24,6 +24,7 @@ from bridge.client.answers import (
     decode,
 )
 from bridge.client.api import Api
+from bridge.client.nodes import Nodes
 from bridge.client.sets import Sets
 from bridge.errors import ConfigError
 
@@ -285,10 +286,25 @@ class Client:
         """
         return decode(self._api.delete("users", name), User)
 
-    def rotate_compute_secret(self) -> str:
-        """Make a new compute secret, shown only this once; the old one ends."""
-        answer = self._api.post("compute-secret", "rotate", repeatable=False)
+    def rotate_compute_secret(self, *, overlap_s: int | None = None) -> str:
+        """Make a new compute secret, shown only this once; the old one ends.
+
+        Nodes that joined with it get jobs for another ``overlap_s`` seconds; None
+        leaves that to the service.
+        """
+        body = None if overlap_s is None else {"overlap_s": overlap_s}
+        answer = self._api.post("compute-secret", "rotate", body=body, repeatable=False)
         return decode(answer["secret"], str)
+
+    def is_compute_secret(self, secret: str) -> bool:
+        """Whether this is the group's compute secret, and not an old one (admins)."""
+        answer = self._api.post("compute-secret", "check", body={"secret": secret})
+        return decode(answer["current"], bool)
+
+    @cached_property
+    def nodes(self) -> Nodes:
+        """The group's machines (admins)."""
+        return Nodes(self._api)
 
     def _steer(self, job: str, verb: str) -> Job:
         return decode(self._api.post("jobs", job, verb), Job)

@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from bridge.models.attempt import AttemptSpec, Handle, Observation
+from bridge.models.node import Admission, EnrolRequest, NodeView
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -118,3 +119,52 @@ class Watch(Protocol):
         ``namespaces`` is asked again on every (re)connection and now and then between.
         Returns when stopped; reconnects by itself with a growing delay.
         """
+
+
+@runtime_checkable
+class Nodes(Protocol):
+    """A connector whose scheduler has nodes that groups bring themselves."""
+
+    def enrol(self, request: EnrolRequest) -> Admission:
+        """Let a node in: what it needs to join the pool under its name. Of the signing
+        request only the public key is used.
+
+        Raises InvalidRequest (the signing request), ConnectorUnavailable.
+        """
+
+    def nodes(self) -> list[NodeView]:
+        """Every node the scheduler knows, of all pools.
+
+        Raises ConnectorUnavailable.
+        """
+
+    def set_eligible(self, node_id: str, eligible: bool) -> None:
+        """Whether a node may be given new attempts. Idempotent; True ends a drain.
+
+        Raises ConnectorUnavailable.
+        """
+
+    def drain(self, node_id: str, deadline_s: float) -> None:
+        """Give a node nothing more, and stop what still runs there after ``deadline_s``.
+
+        Raises ConnectorUnavailable.
+        """
+
+    def remove(self, node_id: str) -> None:
+        """Make the scheduler forget a node; one that is still connected is stopped for
+        good, and forgotten by another call once it is down. Idempotent; an unknown node
+        is not an error.
+
+        Raises ConnectorUnavailable.
+        """
+
+
+@runtime_checkable
+class Links(Protocol):
+    """A connector whose scheduler has a web interface of its own, for operators."""
+
+    def job_url(self, handle: Handle) -> str | None:
+        """The page of an attempt, or None where no such interface is configured."""
+
+    def node_url(self, node_id: str) -> str | None:
+        """The page of a node, or None where no such interface is configured."""

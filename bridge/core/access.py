@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 
 from bridge.db import identity
-from bridge.db.engine import Database
+from bridge.db.engine import Connection, Database
 from bridge.errors import Forbidden, Unauthenticated, Unavailable
-from bridge.models.identity import Caller, Role, User
-from bridge.models.secret import SecretKind, digest, kind_of
+from bridge.models.identity import Caller, Group, Role, User
+from bridge.models.secret import SecretKind, digest, kind_of, same
 
 # Writing "last used" on every request would make every read a write.
 _LAST_USED_EVERY_S = 60.0
@@ -51,12 +51,40 @@ class Access:
             raise Unauthenticated("This group token is not known.", "Ask an admin of your group.")
         return Caller(group=group, role=Role.READER, user=None)
 
+    def by_compute_secret(self, token: str, secret: str) -> Group:
+        """The group that a node belongs to, by group token and compute secret.
+
+        Raises Unauthenticated, with the same words whichever of the two is wrong.
+        """
+        if kind_of(secret) is SecretKind.API:
+            raise Unauthenticated(
+                "This is an API secret; a node shows the compute secret of its group.",
+                "Use the node.conf of the group's bundle as it is.",
+            )
+
+        def read(conn: Connection) -> tuple[Group | None, bytes | None]:
+            group = identity.group_by_token(conn, token)
+            return group, None if group is None else identity.compute_hash(conn, group.id)
+
+        group, stored = self._db.read(read)
+        if group is None or stored is None or not same(secret, stored):
+            raise not_the_compute_secret()
+        return group
+
     def _note_use(self, user: User) -> None:
         now = self._clock()
         if user.last_used_at is None or now - user.last_used_at >= _LAST_USED_EVERY_S:
             # A full disk keeps nobody from reading.
             with contextlib.suppress(Unavailable):
                 self._db.write(lambda conn: identity.touch_last_used(conn, user.id, now))
+
+
+def not_the_compute_secret() -> Unauthenticated:
+    """A node has no, or no longer, the secret of its group."""
+    return Unauthenticated(
+        "The compute secret is not, or no longer, that of the group.",
+        "Ask an admin of your group for a new bundle (nomad-bridge nodes bundle).",
+    )
 
 
 def require_user(caller: Caller) -> User:

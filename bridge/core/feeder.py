@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from bridge.connectors.base import Capacity, Connector, Room
 from bridge.core.queue import Choice, Member, Reserve, choose, reserve
 from bridge.core.verdict import End
 from bridge.core.write import end_attempt
-from bridge.db import attempts, identity, instance, usage
+from bridge.db import attempts, identity, instance, selftests, usage
 from bridge.db import jobs as jobs_db
 from bridge.db import queue as queue_db
 from bridge.db.attempts import AttemptOfJob
@@ -34,6 +35,8 @@ from bridge.points import Point
 _log = log.get(__name__)
 
 _RATE_OVER_S: Final = 10.0
+# A look reads every attempt under way; a claim that ran out has waited for a minute already.
+_LOOK_FOR_EXPIRED_S: Final = 1.0
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -89,6 +92,7 @@ class Feeder:
         self._clock = clock
         self._pool = ThreadPoolExecutor(pace.threads, thread_name_prefix="hand-over")
         self._not_before: dict[str, float] = {}
+        self._looked_for_expired: dict[str, float] = {}
         self._starts = _Starts()
         self._swept = False
 
@@ -106,6 +110,7 @@ class Feeder:
                 continue
             try:
                 count += self._hand_over(connector, self._reclaim(connector))
+                count += self._hand_over(connector, self._claim_selftests(connector))
                 for group in self._groups(name):
                     count += self._feed(connector, group)
             except ConnectorUnavailable as away:
@@ -129,6 +134,9 @@ class Feeder:
 
     def _reclaim(self, connector: Connector) -> list[AttemptOfJob]:
         now = self._clock()
+        if 0 <= now - self._looked_for_expired.get(connector.name, 0.0) < _LOOK_FOR_EXPIRED_S:
+            return []
+        self._looked_for_expired[connector.name] = now
         if not self._db.read(lambda conn: attempts.any_expired(conn, connector.name, now)):
             return []
         claimed = self._db.write(
@@ -144,6 +152,17 @@ class Feeder:
         points.reach(Point.RECLAIM_COMMITTED)
         return claimed
 
+    def _claim_selftests(self, connector: Connector) -> list[AttemptOfJob]:
+        """All that wait: nobody's turn, and nobody's share."""
+        waiting = self._db.read(selftests.waiting)
+        claimed = []
+        for group_id, job_id in waiting:
+            group = self._db.read(partial(identity.group_by_id, group_id=group_id))
+            if group is not None and group.connector == connector.name:
+                claim = self._claim_for(connector, group)
+                claimed += self._db.write(partial(attempts.claim, job_ids=[job_id], by=claim))
+        return claimed
+
     def _feed(self, connector: Connector, group: Group) -> int:
         room = None
         if isinstance(connector, Capacity):
@@ -153,16 +172,11 @@ class Feeder:
 
     def _claim(self, connector: Connector, group: Group, room: Room | None) -> list[AttemptOfJob]:
         now = self._clock()
-        choice = self._db.read(lambda conn: self._choose(conn, group, room, now))
+        # Nothing is written, but the writer has in memory what it wrote last: who is ahead in
+        # a deep queue is found in half the time, and it is what the claim is about to change.
+        choice = self._db.write(lambda conn: self._choose(conn, group, room, now))
         points.reach(Point.CLAIM_CHOSEN)
-        claim = attempts.Claim(
-            connector=connector.name,
-            namespace=group.namespace,
-            native_id=self.native_id,
-            token=new_id(),
-            now=now,
-            expires_at=now + self._pace.claim_ttl_s,
-        )
+        claim = self._claim_for(connector, group)
 
         def write(conn: Connection) -> list[AttemptOfJob]:
             for job in choice.too_big:
@@ -183,6 +197,18 @@ class Feeder:
         points.reach(Point.CLAIM_COMMITTED)
         self._starts.handed_over(group.id, len(claimed))
         return claimed
+
+    def _claim_for(self, connector: Connector, group: Group) -> attempts.Claim:
+        now = self._clock()
+        return attempts.Claim(
+            connector=connector.name,
+            namespace=group.namespace,
+            native_id=self.native_id,
+            token=new_id(),
+            now=now,
+            expires_at=now + self._pace.claim_ttl_s,
+            generations=group.generations(now),
+        )
 
     def _choose(self, conn: Connection, group: Group, room: Room | None, now: float) -> Choice:
         pace = self._pace
@@ -294,7 +320,6 @@ def spec_of(one: AttemptOfJob, group: Group) -> AttemptSpec:
         group=group.name,
         code_bucket=group.code_bucket,
         node_pool=group.node_pool,
-        generation=group.generation,
         bucket_id=job.bucket_id,
         image=job.image,
         input_sha256=job.input_sha256,
@@ -302,6 +327,10 @@ def spec_of(one: AttemptOfJob, group: Group) -> AttemptSpec:
         memory_mb=job.memory_mb,
         time_limit_s=job.time_limit_s,
         priority=job.priority,
+        # As they were when it was claimed: so it is known what may not run on these any more.
+        generations=tuple((one.attempt.generations or "").split()),
+        requires_limits=group.requires_limits and job.pinned_to is None,
+        native_node=job.pinned_to,
     )
 
 

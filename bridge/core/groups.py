@@ -7,23 +7,44 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from bridge import points
 from bridge.core.access import require_admin
 from bridge.db import audit, identity
 from bridge.db.engine import Connection, Database
 from bridge.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from bridge.models.identity import Caller, Group, User
-from bridge.models.secret import SecretKind, digest, new_group_token, new_secret
+from bridge.models.secret import (
+    SecretKind,
+    digest,
+    new_generation,
+    new_group_token,
+    new_secret,
+    same,
+)
+from bridge.points import Point
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _OPERATOR: Final = "operator"
 
 
+def default_place(group: str) -> str:
+    """The namespace and the node pool of a group that was given no others.
+
+    Raises InvalidRequest for what can be no group's name.
+    """
+    _check_name("group", group)
+    return f"g-{group.lower().replace('.', '-').replace('_', '-')}"
+
+
 class Groups:
     """The rules of membership. A new secret is returned once and kept as a hash."""
 
-    def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, db: Database, clock: Callable[[], float] = time.time, *, overlap_s: float = 0
+    ) -> None:
         self._db = db
         self._clock = clock
+        self._overlap_s = overlap_s  # of a rotation that does not say otherwise
 
     def add_group(
         self,
@@ -42,7 +63,7 @@ class Groups:
         _check_name("group", name)
         _check_name("user", admin)
         secret = new_secret(SecretKind.API)
-        default = f"g-{name.lower().replace('.', '-').replace('_', '-')}"
+        default = default_place(name)
 
         def write(conn: Connection) -> Group:
             if identity.group_by_name(conn, name) is not None:
@@ -141,23 +162,57 @@ class Groups:
 
         return self._db.write(write)
 
-    def rotate_compute_secret(self, caller: Caller) -> str:
-        """Set or replace the group's compute secret; the old one ends at once.
+    def rotate_compute_secret(self, caller: Caller, overlap_s: float | None = None) -> str:
+        """Set or replace the group's compute secret; the old one lets nobody in any more.
 
+        Nodes that are in go on for ``overlap_s`` seconds (None: as configured), within which
+        they enrol with the new secret; then, with 0 at once, they are given no more jobs.
         Raises Forbidden.
         """
         me = require_admin(caller)
         secret = new_secret(SecretKind.COMPUTE)
+        overlap = self._overlap_s if overlap_s is None else overlap_s
 
         def write(conn: Connection) -> None:
             _lock(conn, caller)
+            # As it is now: a first node may have enrolled since the caller was looked up.
+            group = identity.group_by_id(conn, caller.group.id)
+            assert group is not None
+            enrolled = group.generation is not None
             identity.set_compute_secret(
-                conn, caller.group.id, digest(secret), caller.group.generation
+                conn,
+                group.id,
+                digest(secret),
+                new_generation() if enrolled else None,
+                previous=group.generation if overlap else None,
+                previous_until=self._clock() + overlap if enrolled and overlap else None,
             )
-            self._audit(conn, caller.group, me.name, "compute-secret.rotate", caller.group.name)
+            points.reach(Point.ROTATE_BEFORE_COMMIT)
+            detail = f"overlap {overlap:.0f} s" if enrolled else None
+            self._audit(conn, group, me.name, "compute-secret.rotate", group.name, detail)
 
         self._db.write(write)
         return secret
+
+    def is_compute_secret(self, caller: Caller, secret: str) -> bool:
+        """Whether this is the group's compute secret. Raises Forbidden."""
+        require_admin(caller)
+        stored = self._db.read(lambda conn: identity.compute_hash(conn, caller.group.id))
+        return stored is not None and same(secret, stored)
+
+    def require_limits(self, caller: Caller, required: bool) -> None:
+        """Whether jobs of the group run only on nodes that enforce limits of memory and
+        cores. Raises Forbidden.
+        """
+        me = require_admin(caller)
+
+        def write(conn: Connection) -> None:
+            _lock(conn, caller)
+            identity.set_requires_limits(conn, caller.group.id, required)
+            word = str(required).lower()
+            self._audit(conn, caller.group, me.name, "group.require-limits", "limits", word)
+
+        self._db.write(write)
 
     def reset_secret(self, group_name: str, user_name: str) -> str:
         """A new secret for a member who lost the old one (operator, on the host).

@@ -10,15 +10,17 @@ import msgspec
 
 from bridge import points
 from bridge.core.access import require_user
+from bridge.core.images import Images
 from bridge.core.outlook import Outlook
-from bridge.db import attempts, audit
+from bridge.db import attempts, audit, intake, selftests
 from bridge.db import jobs as jobs_db
 from bridge.db.engine import Connection, Database
 from bridge.errors import Conflict, NotFound, NotReady, Refused, TooMany
 from bridge.models.attempt import Attempt, Cause
 from bridge.models.explanation import Explanation
 from bridge.models.identity import Caller, Role, User
-from bridge.models.job import FINAL, Job, JobState, NewJob
+from bridge.models.ids import new_id
+from bridge.models.job import FINAL, Job, JobState, NewJob, as_received
 from bridge.points import Point
 
 
@@ -38,24 +40,29 @@ class Jobs:
         *,
         outlook: Outlook,
         quota: Quota = Quota(),  # noqa: B008 (frozen)
+        images: Images = Images(),  # noqa: B008 (never changed)
         wake: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._db = db
         self._outlook = outlook
         self._quota = quota
+        self._images = images
         self._wake = wake
         self._clock = clock
 
     def submit(self, caller: Caller, new: NewJob) -> Job:
         """Take one job in; the same bucket again gives the job it already is.
 
-        Raises Forbidden, NotReady, Conflict.
+        Raises InvalidRequest, Forbidden, NotReady, Conflict, TooMany.
         """
-        result = self.submit_many(caller, [new])[0]
+        user, job_id, now = require_user(caller), new_id(), self._clock()
+        [result] = self._take_in(caller, [self._if_usable(new)], now, [job_id])
         if isinstance(result, Refused):
             raise result
-        return self.get(caller, result)
+        if result != job_id:  # it was one already
+            return self.get(caller, result)
+        return as_received(new, id=job_id, owner=user, now=now)
 
     def submit_many(
         self, caller: Caller, items: Sequence[NewJob | Refused]
@@ -65,6 +72,15 @@ class Jobs:
         An item that already is a refusal is passed through. Raises Forbidden,
         NotReady and TooMany (the quota), which concern all items.
         """
+        return self._take_in(caller, [self._if_usable(one) for one in items], self._clock())
+
+    def _take_in(
+        self,
+        caller: Caller,
+        items: Sequence[NewJob | Refused],
+        now: float,
+        ids: Sequence[UUID] | None = None,
+    ) -> list[UUID | Refused]:
         user = require_user(caller)
         if not caller.group.has_compute_secret:
             raise NotReady(
@@ -72,15 +88,13 @@ class Jobs:
                 "An admin sets it up: nomad-bridge compute-secret rotate.",
             )
         good = [item for item in items if isinstance(item, NewJob)]
+        if not good:
+            return [item for item in items if isinstance(item, Refused)]
 
-        def write(conn: Connection) -> list[UUID | jobs_db.Clash]:
+        def write(conn: Connection) -> list[UUID | intake.Clash]:
             self._check_quota(conn, caller.group.id, user, good)
-            stored = jobs_db.insert_many(
-                conn,
-                group_id=caller.group.id,
-                user_id=user.id,
-                jobs=good,
-                now=self._clock(),
+            stored = intake.insert_many(
+                conn, group_id=caller.group.id, user_id=user.id, jobs=good, now=now, ids=ids
             )
             points.reach(Point.SUBMIT_BEFORE_COMMIT)
             return stored
@@ -96,7 +110,8 @@ class Jobs:
         """One job of the caller's; for an admin, of the group. Raises NotFound, Forbidden."""
         user = require_user(caller)
         job = self._db.look_up(lambda conn: jobs_db.get(conn, job_id, group_id=caller.group.id))
-        if job is None or (caller.role is not Role.ADMIN and job.user_id != user.id):
+        mine = job is not None and (caller.role is Role.ADMIN or job.user_id == user.id)
+        if job is None or not mine or job.pinned_to is not None:
             raise NotFound("No such job or not your job.", "List yours: nomad-bridge list.")
         return job
 
@@ -134,7 +149,7 @@ class Jobs:
 
         def write(conn: Connection) -> None:
             self._audit(conn, caller, "job.cancel", job, now)
-            _cancel(conn, job.id, now)
+            cancel_job(conn, job.id, now)
             points.reach(Point.CANCEL_BEFORE_COMMIT)
 
         if job.state not in FINAL and job.cancel_requested_at is None:
@@ -232,6 +247,11 @@ class Jobs:
         """Why a job is where it is. Raises NotFound, Forbidden."""
         return self._outlook.explain(self.get(caller, job_id), caller.group)
 
+    def _if_usable(self, item: NewJob | Refused) -> NewJob | Refused:
+        if isinstance(item, Refused):
+            return item
+        return self._images.refusal(item.image) or item
+
     def _check_quota(
         self, conn: Connection, group_id: UUID, user: User, new: Sequence[NewJob]
     ) -> None:
@@ -239,11 +259,13 @@ class Jobs:
             (self._quota.per_user, user.id, user.name),
             (self._quota.per_group, None, "the group"),
         ):
-            live = jobs_db.count_live(conn, group_id, user_id, most) if most else 0
+            hidden = selftests.count_live(conn, group_id) if most and user_id is None else 0
+            live = jobs_db.count_live(conn, group_id, user_id, most + hidden) if most else 0
+            live -= hidden
             if live + len(new) <= most or not most:
                 continue
             # What is handed in again, because its answer was lost, counts once.
-            more = len(new) - jobs_db.count_stored(conn, group_id, [job.bucket_id for job in new])
+            more = len(new) - intake.count_stored(conn, group_id, [job.bucket_id for job in new])
             if more and live + more > most:
                 raise TooMany(
                     f"{more} more jobs would be over the limit of {most} that {whose} may have "
@@ -264,7 +286,7 @@ class Jobs:
         )
 
 
-def _cancel(conn: Connection, job_id: UUID, now: float) -> None:
+def cancel_job(conn: Connection, job_id: UUID, now: float) -> None:
     """What waits is canceled, what was handed over asked to stop, what has ended left."""
     # Without the lock the job could go back to the queue between the two changes.
     jobs_db.lock(conn, job_id)
@@ -285,7 +307,7 @@ def _cancel(conn: Connection, job_id: UUID, now: float) -> None:
         attempts.request_stop(conn, job_id, cause=Cause.CANCELED, now=now)
 
 
-def _answer(stored: UUID | jobs_db.Clash) -> UUID | Refused:
+def _answer(stored: UUID | intake.Clash) -> UUID | Refused:
     if isinstance(stored, UUID):
         return stored
     return Conflict(

@@ -16,7 +16,7 @@ from bridge import log, points
 from bridge.connectors.base import Connector, Watch
 from bridge.core.retry import Rules, follow_up
 from bridge.core.verdict import Decision, End, Policy, decide
-from bridge.core.write import end_attempt, news_of, record_progress
+from bridge.core.write import count_on_nodes, end_attempt, news_of, record_progress
 from bridge.db import attempts, identity, instance
 from bridge.db import jobs as jobs_db
 from bridge.db.attempts import AttemptOfJob
@@ -225,11 +225,14 @@ class Reconciler:
         def write(conn: Connection) -> int:
             for one, news in progress:
                 record_progress(conn, one, news)
-            ended = sum(
-                end_attempt(conn, one, end, self._half_life_s, now=now) for one, end in ends
-            )
+            ended = [
+                (one, end)
+                for one, end in ends
+                if end_attempt(conn, one, end, self._half_life_s, now=now)
+            ]
+            count_on_nodes(conn, ended)
             points.reach(Point.OBSERVE_BEFORE_COMMIT)
-            return ended
+            return len(ended)
 
         ended = self._db.write(write)
         points.reach(Point.OBSERVE_COMMITTED)

@@ -34,7 +34,8 @@ def follow_up(job: Job, end: End, *, now: float, rules: Rules) -> End:
     """``end`` as it is, or with ``job`` RECEIVED and what changes for the next attempt."""
     if job.attempt >= rules.attempts_at_most:
         return _give_up(job, end)
-    if end.job is not JobState.FAILED or job.cancel_requested_at is not None:
+    final = end.job is not JobState.FAILED or job.cancel_requested_at is not None
+    if final or job.pinned_to is not None:  # a self-test shall show what is wrong
         return end
     if end.cause is Cause.OOM:
         memory = more_memory(job, rules)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from uuid import UUID
 
 import msgspec
 
 from bridge import points
+from bridge.core.node_rules import Outcome, tally
 from bridge.core.verdict import End, Progress
 from bridge.db import attempts, usage
 from bridge.db import jobs as jobs_db
+from bridge.db import nodes as nodes_db
 from bridge.db.attempts import AttemptOfJob
 from bridge.db.engine import Connection
 from bridge.models.attempt import LIVE_ATTEMPT, Attempt, AttemptState, Cause
@@ -89,8 +92,8 @@ def _unless_canceled(conn: Connection, job: Job, end: End) -> End:
 
 
 def _charge(conn: Connection, job: Job, end: End, half_life_s: float) -> None:
-    """Core-seconds of what ran; what we took back ourselves is not charged."""
-    if end.started_at is None or end.cause is Cause.WITHDRAWN:
+    """Core-seconds of what ran; not of what we took back ourselves, nor of self-tests."""
+    if end.started_at is None or end.cause is Cause.WITHDRAWN or job.pinned_to is not None:
         return
     usage.charge(
         conn,
@@ -99,6 +102,27 @@ def _charge(conn: Connection, job: Job, end: End, half_life_s: float) -> None:
         at=end.ended_at,
         half_life_s=half_life_s,
     )
+
+
+def count_on_nodes(conn: Connection, ended: Iterable[tuple[AttemptOfJob, End]]) -> None:
+    """Add what ended, each once, to what is held against the nodes it ran on."""
+    outcomes: dict[tuple[UUID, str], list[Outcome]] = {}
+    for one, end in sorted(ended, key=lambda pair: pair[1].ended_at):
+        if end.node is not None and one.job.pinned_to is None:
+            where = (one.job.group_id, end.node)
+            outcomes.setdefault(where, []).append(Outcome(end.cause, end.reason))
+    # In one order, so that two who write at once do not wait for each other.
+    for (group_id, name), all_of_it in sorted(outcomes.items()):
+        sum_of_it = tally(all_of_it)
+        if sum_of_it:
+            nodes_db.count(
+                conn,
+                group_id,
+                name,
+                failures=sum_of_it.failures,
+                from_zero=sum_of_it.from_zero,
+                last=sum_of_it.last,
+            )
 
 
 class News(msgspec.Struct, frozen=True):

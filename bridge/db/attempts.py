@@ -7,20 +7,38 @@ guarded by the claim token: no row updated means somebody else took over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, or_, select, update
 
 from bridge.db import jobs as jobs_db
+from bridge.db.statements import Insertion, Prepared
 from bridge.db.tables import attempts, attempts_archive, is_live, jobs
 from bridge.models.attempt import Attempt, AttemptState, Cause, Handle
 from bridge.models.ids import new_id
-from bridge.models.job import Job, JobState
+from bridge.models.job import Job
 
 _COLUMNS: Final = tuple(attempts.c[field] for field in Attempt.__struct_fields__)
+# In the order of _new_row; the other columns start as NULL.
+_CLAIM: Final = Insertion(
+    attempts,
+    (
+        attempts.c.id,
+        attempts.c.job_id,
+        attempts.c.number,
+        attempts.c.connector,
+        attempts.c.native_id,
+        attempts.c.namespace,
+        attempts.c.state,
+        attempts.c.claim_token,
+        attempts.c.claim_expires_at,
+        attempts.c.claimed_at,
+        attempts.c.generations,
+    ),
+)
 
 
 class AttemptOfJob(msgspec.Struct, frozen=True):
@@ -57,63 +75,49 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     token: UUID
     now: float
     expires_at: float
+    generations: tuple[str, ...] = ()  # of nodes that may run it; empty: any
 
 
-def claim(conn: Connection, job_ids: Iterable[UUID], by: Claim) -> list[AttemptOfJob]:
-    """Take waiting jobs for hand-over; a job that no longer waits is left out."""
-    taken = [
-        _new_attempt(conn, job_id, number, by)
-        for job_id in job_ids
-        if (number := _take(conn, job_id)) is not None
-    ]
-    return _with_jobs(conn, taken)
+def claim(conn: Connection, job_ids: Sequence[UUID], by: Claim) -> list[AttemptOfJob]:
+    """Take waiting jobs for hand-over, in order; a job that no longer waits is left out."""
+    taken = [AttemptOfJob(_new_attempt(job, by), job) for job in jobs_db.take(conn, job_ids)]
+    _CLAIM.run(conn, [_new_row(one.attempt, by.token) for one in taken])
+    return taken
 
 
-def _take(conn: Connection, job_id: UUID) -> int | None:
-    """Move a waiting job to submitted; returns the number of its new attempt."""
-    return conn.execute(
-        update(jobs)
-        .where(
-            jobs.c.id == job_id.bytes,
-            jobs.c.state == JobState.RECEIVED.value,
-            ~jobs.c.hold,
-            jobs.c.cancel_requested_at.is_(None),
-        )
-        .values(
-            state=JobState.SUBMITTED.value,
-            attempt=jobs.c.attempt + 1,
-            phase=None,
-            reason=None,
-            started_at=None,
-            exit_code=None,
-            cause=None,
-            node=None,
-        )
-        .returning(jobs.c.attempt)
-    ).scalar_one_or_none()
+def _new_attempt(job: Job, by: Claim) -> Attempt:
+    return Attempt(
+        id=new_id(),
+        job_id=job.id,
+        number=job.attempt,
+        connector=by.connector,
+        native_id=by.native_id(job.id, job.attempt),
+        namespace=by.namespace,
+        state=AttemptState.CLAIMED,
+        claim_token=by.token,
+        claim_expires_at=by.expires_at,
+        claimed_at=by.now,
+        generations=" ".join(by.generations) or None,
+    )
 
 
-def _new_attempt(conn: Connection, job_id: UUID, number: int, by: Claim) -> Attempt:
-    row = conn.execute(
-        insert(attempts)
-        .values(
-            id=new_id().bytes,
-            job_id=job_id.bytes,
-            number=number,
-            connector=by.connector,
-            native_id=by.native_id(job_id, number),
-            namespace=by.namespace,
-            state=AttemptState.CLAIMED.value,
-            claim_token=by.token.bytes,
-            claim_expires_at=by.expires_at,
-            claimed_at=by.now,
-        )
-        .returning(*_COLUMNS)
-    ).one()
-    return _attempt(row)
+def _new_row(new: Attempt, token: UUID) -> tuple[Any, ...]:
+    return (
+        new.id.bytes,
+        new.job_id.bytes,
+        new.number,
+        new.connector,
+        new.native_id,
+        new.namespace,
+        new.state.value,
+        token.bytes,
+        new.claim_expires_at,
+        new.claimed_at,
+        new.generations,
+    )
 
 
-def _expired(connector: str, now: float) -> ColumnElement[bool]:
+def _expired(connector: Any, now: Any) -> ColumnElement[bool]:
     """Claims that ran out before their hand-over was recorded. Attempts somebody
     asked to stop are left to the reconciler.
     """
@@ -125,10 +129,16 @@ def _expired(connector: str, now: float) -> ColumnElement[bool]:
     )
 
 
+_ANY_EXPIRED: Final = Prepared(
+    select(attempts.c.id)
+    .where(is_live, _expired(bindparam("connector"), bindparam("now")))
+    .limit(1)
+)
+
+
 def any_expired(conn: Connection, connector: str, now: float) -> bool:
     """Whether ``reclaim`` would find something; a read, so that idling writes nothing."""
-    query = select(attempts.c.id).where(is_live, _expired(connector, now)).limit(1)
-    return conn.execute(query).first() is not None
+    return _ANY_EXPIRED.first(conn, connector=connector, now=now) is not None
 
 
 def reclaim(
@@ -193,6 +203,32 @@ def request_stop(
     if number is not None:
         wish = wish.where(attempts.c.number == number)
     return conn.execute(wish.values(stop_cause=cause.value, stop_requested_at=now)).rowcount == 1
+
+
+class Unplaced(msgspec.Struct, frozen=True):
+    """An attempt that no machine is known to have, nor is to be stopped."""
+
+    job_id: UUID
+    group_id: UUID
+    number: int
+    generations: str | None
+
+
+def unplaced(conn: Connection) -> list[Unplaced]:
+    """Attempts that have not started, as far as it is known, and are not to be stopped."""
+    query = (
+        select(attempts.c.job_id, jobs.c.group_id, attempts.c.number, attempts.c.generations)
+        .join_from(attempts, jobs, attempts.c.job_id == jobs.c.id)
+        .where(
+            is_live,
+            attempts.c.node.is_(None),
+            attempts.c.started_at.is_(None),
+            attempts.c.stop_cause.is_(None),
+        )
+    )
+    return [
+        Unplaced(UUID(bytes=row[0]), UUID(bytes=row[1]), *row[2:]) for row in conn.execute(query)
+    ]
 
 
 def live(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -24,6 +25,9 @@ _GROUP: Final = (
     groups.c.generation,
     groups.c.compute_hash.is_not(None),
     groups.c.created_at,
+    groups.c.previous_generation,
+    groups.c.previous_until,
+    groups.c.requires_limits,
 )
 _USER: Final = (
     users.c.id,
@@ -34,6 +38,9 @@ _USER: Final = (
     users.c.revoked_at,
     users.c.last_used_at,
 )
+# Owns the self-tests of a group's nodes. No member can have this name, and nobody its secret.
+_NOBODY: Final = ".selftest"
+is_member: Final = users.c.name != _NOBODY
 _BY_ID: Final = Prepared(select(*_GROUP).where(groups.c.id == bindparam("id")))
 _BY_TOKEN: Final = Prepared(select(*_GROUP).where(groups.c.token == bindparam("token")))
 _BY_NAME: Final = Prepared(select(*_GROUP).where(groups.c.name == bindparam("name")))
@@ -55,6 +62,9 @@ def _group(row: Sequence[Any]) -> Group:
         generation=row[6],
         has_compute_secret=bool(row[7]),
         created_at=row[8],
+        previous_generation=row[9],
+        previous_until=row[10],
+        requires_limits=bool(row[11]),
     )
 
 
@@ -140,14 +150,39 @@ def lock_group(conn: Connection, group_id: UUID) -> None:
 
 
 def set_compute_secret(
-    conn: Connection, group_id: UUID, secret_hash: bytes | None, generation: str | None
+    conn: Connection,
+    group_id: UUID,
+    secret_hash: bytes | None,
+    generation: str | None,
+    *,
+    previous: str | None = None,
+    previous_until: float | None = None,
 ) -> None:
-    """Replace a group's compute secret (None: nobody may add nodes) and its generation."""
-    conn.execute(
-        update(groups)
-        .where(groups.c.id == group_id.bytes)
-        .values(compute_hash=secret_hash, generation=generation)
+    """Replace a group's compute secret (None: nobody may add nodes) and its generation.
+    Nodes of the ``previous`` one take jobs until a time (Unix seconds).
+    """
+    _change_group(
+        conn,
+        group_id,
+        compute_hash=secret_hash,
+        generation=generation,
+        previous_generation=previous,
+        previous_until=previous_until,
     )
+
+
+def set_generation(conn: Connection, group_id: UUID, generation: str) -> None:
+    """The first generation of a group: its first node enrols."""
+    _change_group(conn, group_id, generation=generation)
+
+
+def set_requires_limits(conn: Connection, group_id: UUID, required: bool) -> None:
+    """Whether a group's jobs run only on nodes that enforce limits of memory and cores."""
+    _change_group(conn, group_id, requires_limits=required)
+
+
+def _change_group(conn: Connection, group_id: UUID, **values: object) -> None:
+    conn.execute(update(groups).where(groups.c.id == group_id.bytes).values(values))
 
 
 def compute_hash(conn: Connection, group_id: UUID) -> bytes | None:
@@ -203,8 +238,27 @@ def user_by_name(conn: Connection, group_id: UUID, name: str) -> User | None:
 
 def list_users(conn: Connection, group_id: UUID) -> list[User]:
     """All members, live and revoked, by name."""
-    query = select(*_USER).where(users.c.group_id == group_id.bytes).order_by(users.c.name)
+    members = select(*_USER).where(users.c.group_id == group_id.bytes, is_member)
+    query = members.order_by(users.c.name)
     return [_user(row) for row in conn.execute(query)]
+
+
+def owner_of_selftests(conn: Connection, group_id: UUID, now: float) -> UUID:
+    """The id of the user whom a group's self-tests belong to: nobody, revoked from the start."""
+    insert_new(
+        conn,
+        users,
+        id=new_id().bytes,
+        group_id=group_id.bytes,
+        name=_NOBODY,
+        admin=False,
+        secret_hash=secrets.token_bytes(32),  # of no secret that anybody ever had
+        created_at=now,
+        revoked_at=now,
+    )
+    found = user_by_name(conn, group_id, _NOBODY)
+    assert found is not None
+    return found.id
 
 
 def set_secret(conn: Connection, user_id: UUID, secret_hash: bytes) -> bool:

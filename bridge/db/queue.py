@@ -9,15 +9,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import Connection, and_, bindparam, func, or_, select
+from sqlalchemy.sql import Select
 
-from bridge.db.tables import attempts, groups, is_live, is_waiting, jobs, users
+from bridge.db.identity import is_member
+from bridge.db.statements import Prepared
+from bridge.db.tables import groups, is_waiting, jobs, users
+from bridge.models.job import JobState
 
-_STEP: Final = 16  # jobs of one user that are read at once
+# Jobs of one user that are read at once: of most users who wait few are taken.
+_FEWEST: Final = 2
+_MOST: Final = 64
+_ABOVE_ALL: Final = 2**31 - 1  # no priority is as high
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -45,8 +52,7 @@ class UnderWay(msgspec.Struct, frozen=True):
     pending: int
 
 
-def groups_waiting(conn: Connection) -> list[UUID]:
-    """Groups with a job that may start."""
+def _groups_waiting() -> Prepared:
     # A scalar subquery with a limit is one look into an index for each group, where EXISTS may
     # be planned as a join over every waiting job; the order makes it the index without held jobs.
     one = (
@@ -55,29 +61,93 @@ def groups_waiting(conn: Connection) -> list[UUID]:
         .order_by(jobs.c.priority.desc())
         .limit(1)
     )
-    query = select(groups.c.id).where(one.scalar_subquery().is_not(None)).order_by(groups.c.id)
-    return [UUID(bytes=group_id) for group_id in conn.execute(query).scalars()]
+    waits = one.scalar_subquery().is_not(None)
+    return Prepared(select(groups.c.id).where(waits).order_by(groups.c.id))
+
+
+def _handed_over() -> Prepared:
+    def count(state: JobState) -> Any:
+        return (
+            select(func.count())
+            .where(
+                jobs.c.group_id == users.c.group_id,
+                jobs.c.user_id == users.c.id,
+                jobs.c.state == state.value,
+            )
+            .scalar_subquery()
+        )
+
+    # Two ranges of an index for each user. From the attempts it would be a row of both
+    # tables for each of them, or, as some planners see it, every job of the group.
+    counts = (count(JobState.SUBMITTED), count(JobState.RUNNING))
+    mine = users.c.group_id == bindparam("group_id")
+    return Prepared(select(users.c.id, *counts).where(mine, is_member))
+
+
+_WAITING: Final = and_(jobs.c.group_id == bindparam("group_id"), is_waiting)
+_OF_PRIORITY: Final = and_(_WAITING, jobs.c.priority == bindparam("priority"))
+
+
+def _users_waiting() -> Prepared:
+    """One look into the index for each user, however many jobs they have."""
+
+    def lowest(query: Select[tuple[bytes]]) -> Select[tuple[bytes]]:
+        return query.where(_OF_PRIORITY).order_by(jobs.c.user_id).limit(1)
+
+    first = lowest(select(jobs.c.user_id)).subquery()
+    found = select(first.c.user_id).cte("waiting_users", recursive=True)
+    following = lowest(select(jobs.c.user_id).where(jobs.c.user_id > found.c.user_id))
+    found = found.union_all(
+        select(following.correlate(found).scalar_subquery()).where(found.c.user_id.is_not(None))
+    )
+    return Prepared(select(found.c.user_id).where(found.c.user_id.is_not(None)))
+
+
+_GROUPS: Final = _groups_waiting()
+_HANDED_OVER: Final = _handed_over()
+_USERS: Final = _users_waiting()
+_NEXT_PRIORITY: Final = Prepared(
+    select(jobs.c.priority)
+    .where(_WAITING, jobs.c.priority < bindparam("below"))
+    .order_by(jobs.c.priority.desc())
+    .limit(1)
+)
+_JOBS: Final = Prepared(
+    select(jobs.c.id, jobs.c.cores, jobs.c.memory_mb)
+    .where(
+        _OF_PRIORITY,
+        jobs.c.user_id == bindparam("user_id"),
+        jobs.c.id > bindparam("after"),
+        or_(jobs.c.not_before.is_(None), jobs.c.not_before <= bindparam("now")),
+    )
+    .order_by(jobs.c.id)
+    .limit(bindparam("most"))
+)
+
+
+def groups_waiting(conn: Connection) -> list[UUID]:
+    """Groups with a job that may start."""
+    return [UUID(bytes=row[0]) for row in _GROUPS.all(conn)]
 
 
 def lines(conn: Connection, group_id: UUID, now: float) -> Iterator[Line]:
     """The lines of a group by falling priority; valid within the transaction of ``conn``."""
-    priority = _next_priority(conn, group_id, None)
-    while priority is not None:
-        for user_id in _users(conn, group_id, priority):
-            yield Line(priority, user_id, _jobs(conn, group_id, priority, user_id, now))
-        priority = _next_priority(conn, group_id, priority)
+    below = _ABOVE_ALL
+    while found := _NEXT_PRIORITY.first(conn, group_id=group_id.bytes, below=below):
+        below = found[0]
+        for row in _USERS.all(conn, group_id=group_id.bytes, priority=below):
+            user_id = UUID(bytes=row[0])
+            yield Line(below, user_id, _jobs(conn, group_id, below, user_id, now))
 
 
 def under_way(conn: Connection, group_id: UUID) -> dict[UUID, UnderWay]:
-    """By user of a group: what was handed over and has not ended."""
-    started = attempts.c.started_at.is_not(None)
-    query = (
-        select(jobs.c.user_id, func.count(), func.count().filter(~started))
-        .select_from(attempts.join(jobs, attempts.c.job_id == jobs.c.id))
-        .where(is_live, jobs.c.group_id == group_id.bytes)
-        .group_by(jobs.c.user_id)
-    )
-    return {UUID(bytes=row[0]): UnderWay(row[1], row[2]) for row in conn.execute(query)}
+    """By user of a group: what was handed over and has not ended. Without self-tests."""
+    rows = _HANDED_OVER.all(conn, group_id=group_id.bytes)
+    return {
+        UUID(bytes=user_id): UnderWay(pending + started, pending)
+        for user_id, pending, started in rows
+        if pending or started
+    }
 
 
 def ahead(
@@ -106,49 +176,23 @@ def ahead(
     return dict(counts)
 
 
-def _next_priority(conn: Connection, group_id: UUID, below: int | None) -> int | None:
-    query = select(jobs.c.priority).where(jobs.c.group_id == group_id.bytes, is_waiting)
-    if below is not None:
-        query = query.where(jobs.c.priority < below)
-    return conn.execute(query.order_by(jobs.c.priority.desc()).limit(1)).scalar_one_or_none()
-
-
-def _users(conn: Connection, group_id: UUID, priority: int) -> Iterator[UUID]:
-    """One look into the index for each user, however many jobs they have."""
-    query = select(jobs.c.user_id).where(
-        jobs.c.group_id == group_id.bytes, is_waiting, jobs.c.priority == priority
-    )
-    first = query.order_by(jobs.c.user_id).limit(1).subquery()
-    users = select(first.c.user_id).cte("waiting_users", recursive=True)
-    following = query.where(jobs.c.user_id > users.c.user_id).order_by(jobs.c.user_id).limit(1)
-    users = users.union_all(
-        select(following.correlate(users).scalar_subquery()).where(users.c.user_id.is_not(None))
-    )
-    found = select(users.c.user_id).where(users.c.user_id.is_not(None))
-    return (UUID(bytes=user_id) for user_id in conn.execute(found).scalars().all())
-
-
 def _jobs(
     conn: Connection, group_id: UUID, priority: int, user_id: UUID, now: float
 ) -> Iterator[Waiting]:
-    query = (
-        select(jobs.c.id, jobs.c.user_id, jobs.c.priority, jobs.c.cores, jobs.c.memory_mb)
-        .where(
-            jobs.c.group_id == group_id.bytes,
-            is_waiting,
-            jobs.c.priority == priority,
-            jobs.c.user_id == user_id.bytes,
-            or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now),
-        )
-        .order_by(jobs.c.id)
-        .limit(_STEP)
-    )
-    after: bytes | None = None
+    most, after = _FEWEST, b""
     while True:
-        page = query if after is None else query.where(jobs.c.id > after)
-        rows = conn.execute(page).all()
+        rows = _JOBS.all(
+            conn,
+            group_id=group_id.bytes,
+            priority=priority,
+            user_id=user_id.bytes,
+            after=after,
+            now=now,
+            most=most,
+        )
         for row in rows:
-            yield Waiting(UUID(bytes=row[0]), UUID(bytes=row[1]), *row[2:])
-        if len(rows) < _STEP:
+            yield Waiting(UUID(bytes=row[0]), user_id, priority, row[1], row[2])
+        if len(rows) < most:
             return
         after = rows[-1][0]
+        most = min(2 * most, _MOST)

@@ -97,7 +97,10 @@ def _make_file(url: URL) -> None:
 
 def _engine(url: URL) -> Engine:
     made = create_engine(
-        url, poolclass=NullPool, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S}
+        url,
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
     )
     event.listen(made, "connect", _settings)
     return made

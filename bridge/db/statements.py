@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, Executable, Table, exc
+from sqlalchemy import Column, ColumnElement, Connection, Executable, Table, bindparam, exc
 from sqlalchemy.dialects import postgresql, sqlite
 
 _PARAMETERS: Final = {"sqlite": "named", "postgresql": "pyformat"}
@@ -23,34 +22,69 @@ class Prepared:
     """A statement with bound parameters, compiled once and run by the driver itself.
 
     Takes a tenth of the time that SQLAlchemy adds to a small statement, for the few
-    that every request runs. A row comes as the driver gives it: on SQLite a Boolean
-    is a number.
+    that every request or every pass of the queue runs. A row comes as the driver gives
+    it: on SQLite a Boolean is a number.
     """
 
     def __init__(self, statement: Executable) -> None:
         self._statement: Any = statement
-        self._sql: dict[str, str] = {}
+        self._compiled: dict[str, tuple[str, dict[str, object]]] = {}
 
     def first(self, conn: Connection, **parameters: object) -> Sequence[Any] | None:
         """Run it, in the transaction of ``conn`` if there is one; the first row, or None."""
-        sql = self._sql.get(conn.dialect.name) or self._compile(conn.dialect.name)
+        sql, values = self._on(conn)
         with _cursor(conn, sql) as cursor:
-            cursor.execute(sql, parameters)
+            cursor.execute(sql, values | parameters)
             row: Sequence[Any] | None = cursor.fetchone()
             return row
 
-    def _compile(self, dialect: str) -> str:
-        family = sqlite if dialect == "sqlite" else postgresql
-        style = family.dialect(paramstyle=_PARAMETERS[dialect])
-        sql = self._sql[dialect] = str(self._statement.compile(dialect=style))
-        return sql
+    def all(self, conn: Connection, **parameters: object) -> list[Sequence[Any]]:
+        """As ``first``; every row."""
+        sql, values = self._on(conn)
+        with _cursor(conn, sql) as cursor:
+            cursor.execute(sql, values | parameters)
+            rows: list[Sequence[Any]] = cursor.fetchall()
+            return rows
+
+    def each(self, conn: Connection, rows: Sequence[Mapping[str, object]]) -> None:
+        """Run it once with each of these parameters."""
+        sql, values = self._on(conn)
+        with _cursor(conn, sql) as cursor:
+            cursor.executemany(sql, [{**values, **row} for row in rows])
+
+    def _on(self, conn: Connection) -> tuple[str, dict[str, object]]:
+        """The text for the database of ``conn``, and the values it has in itself."""
+        dialect = conn.dialect.name
+        if dialect not in self._compiled:
+            family = sqlite if dialect == "sqlite" else postgresql
+            compiled = self._statement.compile(
+                dialect=family.dialect(paramstyle=_PARAMETERS[dialect])
+            )
+            binds = compiled.bind_names.items()
+            values = {name: one.effective_value for one, name in binds if not one.required}
+            self._compiled[dialect] = (str(compiled), values)
+        return self._compiled[dialect]
+
+
+def among(column: Column[Any], most: int) -> ColumnElement[bool]:
+    """In a ``Prepared``: ``column`` has one of the values that ``listed`` gives as parameters."""
+    return column.in_([bindparam(f"listed_{at}") for at in range(most)])
+
+
+def listed(values: Sequence[object], most: int) -> dict[str, object]:
+    """The parameters of ``among`` for 1 to ``most`` values; those left over repeat the last."""
+    return {f"listed_{at}": values[min(at, len(values) - 1)] for at in range(most)}
 
 
 class Insertion:
-    """Inserts rows given as tuples, and leaves out those that a unique constraint refuses."""
+    """Inserts rows given as tuples."""
 
-    def __init__(self, table: Table, columns: Sequence[Column[Any]], unique: Sequence[Any]) -> None:
-        """``columns``: what a row holds, in its order. ``unique``: those of the constraint."""
+    def __init__(
+        self, table: Table, columns: Sequence[Column[Any]], unique: Sequence[Column[Any]] = ()
+    ) -> None:
+        """``columns``: what a row holds, in its order. ``unique``: the columns of a constraint;
+        rows that it refuses are left out.
+        """
         self._table = table
         self._names = [column.name for column in columns]
         self._unique = unique
@@ -65,23 +99,32 @@ class Insertion:
 
     def _compile(self, dialect: str) -> str:
         family = sqlite if dialect == "sqlite" else postgresql
-        statement = family.insert(self._table).on_conflict_do_nothing(index_elements=self._unique)
+        statement = family.insert(self._table)
+        if self._unique:
+            statement = statement.on_conflict_do_nothing(index_elements=self._unique)
         style = family.dialect(paramstyle=_POSITIONS[dialect])
         sql = self._sql[dialect] = str(statement.compile(dialect=style, column_keys=self._names))
         return sql
 
 
-@contextlib.contextmanager
-def _cursor(conn: Connection, sql: str) -> Iterator[Any]:
+class _cursor:  # noqa: N801 - used like a function; a generator would cost as much as a look-up
     """A cursor of the driver; its errors are told as SQLAlchemy tells them."""
-    driver = conn.dialect.loaded_dbapi
-    cursor = conn.connection.cursor()
-    try:
-        yield cursor
-    except driver.Error as error:
-        raise exc.DBAPIError.instance(sql, None, error, driver.Error) from error
-    finally:
-        cursor.close()
+
+    __slots__ = ("_conn", "_cursor", "_sql")
+
+    def __init__(self, conn: Connection, sql: str) -> None:
+        self._conn = conn
+        self._sql = sql
+
+    def __enter__(self) -> Any:
+        self._cursor = self._conn.connection.cursor()
+        return self._cursor
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._cursor.close()
+        driver = self._conn.dialect.loaded_dbapi
+        if isinstance(error, driver.Error):
+            raise exc.DBAPIError.instance(self._sql, None, error, driver.Error) from error
 
 
 def insert_new(conn: Connection, table: Table, **values: object) -> bool:

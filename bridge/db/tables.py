@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    false,
     literal_column,
     text,
 )
@@ -64,6 +65,9 @@ groups: Final = Table(
     Column("token", String(58), nullable=False, unique=True),
     Column("compute_hash", LargeBinary(32)),
     Column("generation", String(64)),
+    Column("previous_generation", String(64)),  # of nodes that still take jobs until then
+    Column("previous_until", Double),
+    Column("requires_limits", Boolean, nullable=False, server_default=false()),
     Column("connector", String(64), nullable=False),
     Column("namespace", String(128), nullable=False),
     Column("node_pool", String(128), nullable=False),
@@ -117,11 +121,15 @@ jobs: Final = Table(
     Column("cancel_requested_at", Double),
     Column("prune_requested_at", Double),
     Column("pruned_at", Double),
+    Column("pinned_to", String(64)),  # the only node that may run it: the self-test of a node
     UniqueConstraint("group_id", "bucket_id"),
 )
 # Conditions of partial indexes. A query finds such an index only if it says the same
 # with constants, not parameters: use these in queries too.
-is_waiting: Final = and_(jobs.c.state == literal_column("'received'"), ~jobs.c.hold)
+is_waiting: Final = and_(
+    jobs.c.state == literal_column("'received'"), ~jobs.c.hold, jobs.c.pinned_to.is_(None)
+)
+is_selftest: Final = jobs.c.pinned_to.is_not(None)
 in_a_set: Final = jobs.c.set_name.is_not(None)
 # Lists, newest first within each state: of a group, of a user, of a set. A list of all
 # states merges six of them; so no list reads more than it shows, however rare a state is.
@@ -145,6 +153,15 @@ Index(
     jobs.c.id,
     sqlite_where=is_waiting,
     postgresql_where=is_waiting,
+)
+# Self-tests are few, and in nobody's list.
+Index(
+    "ix_jobs_selftests",
+    jobs.c.group_id,
+    jobs.c.state,
+    jobs.c.id,
+    sqlite_where=is_selftest,
+    postgresql_where=is_selftest,
 )
 
 attempts: Final = Table(
@@ -174,6 +191,7 @@ attempts: Final = Table(
     Column("unknown_since", Double),
     Column("forgotten_at", Double),
     Column("recorded_at", Double),  # when we stored that it ended; it may have ended long before
+    Column("generations", String(130)),  # of nodes that may run it, by a space; NULL: any
     UniqueConstraint("job_id", "number"),
 )
 is_live: Final = attempts.c.state != literal_column("'ended'")
@@ -212,6 +230,32 @@ def _archive_of(table: Table, *more: SchemaItem) -> Table:
 # Jobs that ended long ago, with their attempts: found by id and by bucket, in no list.
 jobs_archive: Final = _archive_of(jobs, UniqueConstraint("group_id", "bucket_id"))
 attempts_archive: Final = _archive_of(attempts, UniqueConstraint("job_id", "number"))
+
+# Machines that groups let in. A name is enrolled once; enrolling again renews it.
+nodes: Final = Table(
+    "nodes",
+    metadata,
+    _id("id", primary_key=True),
+    _id("group_id", ForeignKey("groups.id"), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("native_id", String(64)),  # the scheduler's, once it has registered
+    Column("generation", String(64), nullable=False),
+    Column("facts", Text, nullable=False),  # JSON, as the node told them
+    Column("enrolled_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("failures", Integer, nullable=False, server_default=text("0")),  # in a row
+    Column("last_failure", Text),
+    Column("quarantined_at", Double),
+    Column("quarantine_reason", Text),
+    Column("drained_at", Double),
+    Column("drained_by", String(64)),
+    Column("barred", Text),  # why the bridge itself made it ineligible
+    Column("selftest_at", Double),
+    Column("selftest_ok", Boolean),
+    Column("selftest_detail", Text),
+    Column("removed_at", Double),
+    UniqueConstraint("group_id", "name"),
+)
 
 # What each user used lately, for fair share: core-seconds as they counted at ``at``.
 shares: Final = Table(

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
-from bridge.db.statements import insert_new
+from bridge.db.statements import Prepared, insert_new
 from bridge.db.tables import shares, usage, users
 from bridge.models.usage import Month, Share
+
+_SHARES: Final = Prepared(
+    select(shares.c.user_id, shares.c.core_seconds, shares.c.at)
+    .join(users, users.c.id == shares.c.user_id)
+    .where(users.c.group_id == bindparam("group_id"))
+)
 
 
 def charge(
@@ -38,12 +45,8 @@ def charge(
 
 def lately(conn: Connection, group_id: UUID) -> dict[UUID, Share]:
     """The decaying use of each user of a group that has some."""
-    query = (
-        select(shares.c.user_id, shares.c.core_seconds, shares.c.at)
-        .join(users, users.c.id == shares.c.user_id)
-        .where(users.c.group_id == group_id.bytes)
-    )
-    return {UUID(bytes=row[0]): Share(row[1], row[2]) for row in conn.execute(query)}
+    rows = _SHARES.all(conn, group_id=group_id.bytes)
+    return {UUID(bytes=row[0]): Share(row[1], row[2]) for row in rows}
 
 
 def by_month(conn: Connection, group_id: UUID) -> list[Month]:

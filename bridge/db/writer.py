@@ -1,15 +1,17 @@
-"""The one writer of a SQLite database: many changes, one commit.
+"""Writing to a SQLite database: one at a time, many changes in one commit.
 
 A durable commit costs one flush of the disk, however much is in it. While one
 commit is under way further changes wait; the next commit takes all of them.
+The commit is made by the thread whose change waits longest, not by one of its
+own: to wake another thread and to wait for it costs more than a small change.
 A change that fails is taken back alone; the others in its commit may run twice.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -28,42 +30,30 @@ class _Change:
 
     def __init__(self, fn: Callable[[Connection], Any]) -> None:
         self.fn = fn
+        self.thread = threading.get_ident()
         self.result: Any = None
         self.error: BaseException | None = None
-        self._state = threading.Lock()  # held by who may still decide whether it begins
-        self._over = threading.Lock()  # free when there is a result: cheaper than an Event
-        self._over.acquire()
-
-    def begin(self) -> bool:
-        """The writer takes it on; False when its caller has given up."""
-        return self._state.acquire(blocking=False)
-
-    def give_up(self) -> bool:
-        """The caller waits no longer; False when it has begun."""
-        return self._state.acquire(blocking=False)
+        self.over = False
+        # Released when it is over or its turn to commit: cheaper than an Event.
+        self.signal = threading.Lock()
+        self.signal.acquire()
 
     def run(self, conn: Connection) -> None:
         self.result = self.fn(conn)
 
-    def deliver(self) -> None:
-        self._over.release()
-
-    def wait(self, seconds: float = -1) -> bool:
-        return self._over.acquire(timeout=seconds)
-
 
 class Writer:
-    """A thread that runs changes in order and commits as many at once as wait."""
+    """Runs the changes of many threads in order, and commits as many at once as wait."""
 
     def __init__(self, engine: Engine, patience_s: float) -> None:
         self._engine = engine
         self._patience_s = patience_s
-        self._conn: Connection | None = None  # only the thread uses it
-        self._queue: SimpleQueue[_Change | None] = SimpleQueue()
-        self._gate = threading.Lock()
+        self._conn: Connection | None = None  # only who commits uses it
+        self._gate = threading.Lock()  # held for moments, to look at the following
+        self._idle = threading.Condition(self._gate)
+        self._waiting: deque[_Change] = deque()
+        self._committing: int | None = None  # the thread whose turn it is
         self._closed = False
-        self._thread = threading.Thread(target=self._loop, name="db-writer", daemon=True)
-        self._thread.start()
 
     def write(self, fn: Callable[[Connection], T]) -> T:
         """Run ``fn`` in the next commit; returns its result once that is on disk.
@@ -71,19 +61,20 @@ class Writer:
         Raises what ``fn`` raises; Unavailable when the database cannot be
         written, when the change could not begin in time, or after close().
         """
-        if threading.current_thread() is self._thread:
-            raise RuntimeError("write() inside write(): use the connection you were given")
         change = _Change(fn)
         with self._gate:
+            if self._committing == change.thread:
+                raise RuntimeError("write() inside write(): use the connection you were given")
             if self._closed:
                 raise Unavailable("The database is closed: the service is stopping.")
-            self._queue.put(change)
-        if not change.wait(self._patience_s):
-            if change.give_up():
-                raise Unavailable(
-                    f"The database was busy for {self._patience_s:g} s.", "Retry later."
-                )
-            change.wait()  # it has begun: only its end tells
+            self._waiting.append(change)
+            mine = self._committing is None
+            if mine:
+                self._committing = change.thread
+        if not mine:
+            self._wait(change)
+        if not change.over:
+            self._commit_waiting(change)
         if change.error is not None:
             raise translate(change.error)
         result: T = change.result
@@ -92,66 +83,83 @@ class Writer:
     def close(self) -> None:
         """Finish what waits and stop. May be called again."""
         with self._gate:
-            if not self._closed:
-                self._closed = True
-                self._queue.put(None)
-        self._thread.join()
+            self._closed = True
+            self._idle.wait_for(lambda: self._committing is None)
+            if self._conn is not None:
+                self._conn.close()
+                self._conn = None
 
-    def _loop(self) -> None:
-        going = True
-        while going:
-            batch, going = self._take()
-            self._commit([change for change in batch if change.begin()])
-            del batch  # keep no caller's data while waiting for the next
-        if self._conn is not None:
-            self._conn.close()
+    def _wait(self, change: _Change) -> None:
+        """Until it is over, or its turn to commit. Raises Unavailable when that takes too long."""
+        if change.signal.acquire(timeout=self._patience_s):
+            return
+        with self._gate:
+            if change in self._waiting and self._committing != change.thread:
+                self._waiting.remove(change)
+                raise Unavailable(
+                    f"The database was busy for {self._patience_s:g} s.", "Retry later."
+                )
+        change.signal.acquire()  # it has begun: only its end tells
 
-    def _take(self) -> tuple[list[_Change], bool]:
-        """Wait for one change, then take what else waits; False with the last ones."""
-        batch: list[_Change] = []
+    def _commit_waiting(self, mine: _Change) -> None:
+        """Commit what waits, ``mine`` first, then let the next one do so."""
+        with self._gate:
+            many = min(len(self._waiting), MAX_BATCH)
+            batch = [self._waiting.popleft() for _ in range(many)]
         try:
-            change = self._queue.get()
-            while change is not None:
-                batch.append(change)
-                if len(batch) == MAX_BATCH:
-                    return batch, True
-                change = self._queue.get_nowait()
-        except Empty:
-            return batch, True
-        return batch, False
+            self._commit(batch)
+        finally:
+            for change in batch:
+                change.over = True
+                if change is not mine:
+                    change.signal.release()
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        with self._gate:
+            if not self._waiting:
+                self._committing = None
+                self._idle.notify_all()
+                return
+            following = self._waiting[0]
+            self._committing = following.thread
+        following.signal.release()
 
     def _commit(self, changes: list[_Change]) -> None:
-        if not changes:
-            return
         try:
             # Kept: taking a connection from a pool costs as much as a small change.
             if self._conn is None:
                 self._conn = self._engine.connect()
-            with self._conn.begin():
-                _run(self._conn, changes)
-        except BaseException as error:  # noqa: BLE001 - the thread lives, every caller hears of it
+            if not _at_once(self._conn, changes):
+                with self._conn.begin():
+                    for change in changes:
+                        change.error = _fault(self._conn, change.run)
+        except BaseException as error:  # noqa: BLE001 - every caller hears of it
             for change in changes:
                 change.error = change.error or error
-        for change in changes:
-            change.deliver()
 
 
-def _run(conn: Connection, changes: list[_Change]) -> None:
-    """Run all; when one fails, again and each by itself, so that it takes back itself alone.
+def _at_once(conn: Connection, changes: list[_Change]) -> bool:
+    """Run and commit all; False, with nothing changed, when one of several failed.
 
     Most commits have no failure in them, and a savepoint for each change would cost
-    as much as a small change.
+    as much as a small change. Raises the error of one that is alone.
     """
-
-    def all_of_them(conn: Connection) -> None:
+    transaction = conn.begin()
+    try:
         for change in changes:
             change.run(conn)
-
-    if len(changes) == 1:
-        changes[0].run(conn)
-    elif _fault(conn, all_of_them) is not None:
-        for change in changes:
-            change.error = _fault(conn, change.run)
+    except BaseException:
+        transaction.rollback()
+        if len(changes) == 1:
+            raise
+        return False
+    try:
+        transaction.commit()
+    except BaseException:
+        transaction.rollback()
+        raise
+    return True
 
 
 def _fault(conn: Connection, act: Callable[[Connection], object]) -> BaseException | None:

@@ -54,19 +54,20 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     claim_token: UUID | None
     claim_expires_at: float | None
     claimed_at: float
-    submitted_at: float | None
-    started_at: float | None
-    ended_at: float | None
-    node: str | None
-    exit_code: int | None
-    cause: Cause | None
-    reason: str | None
-    stop_cause: Cause | None  # why we asked the scheduler to stop it (canceled, timeout, …)
-    stop_requested_at: float | None
-    stop_sent_at: float | None  # when the scheduler last confirmed our wish
-    missing_since: float | None  # first time the scheduler no longer knew it
-    unknown_since: float | None  # first time its node was out of touch
-    forgotten_at: float | None
+    submitted_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    node: str | None = None
+    exit_code: int | None = None
+    cause: Cause | None = None
+    reason: str | None = None
+    stop_cause: Cause | None = None  # why we asked the scheduler to stop it (canceled, timeout, …)
+    stop_requested_at: float | None = None
+    stop_sent_at: float | None = None  # when the scheduler last confirmed our wish
+    missing_since: float | None = None  # first time the scheduler no longer knew it
+    unknown_since: float | None = None  # first time its node was out of touch
+    forgotten_at: float | None = None
+    generations: str | None = None  # of nodes that may run it, by a space; None: any
 
 
 class Handle(msgspec.Struct, frozen=True):
@@ -89,7 +90,6 @@ class AttemptSpec(msgspec.Struct, frozen=True, kw_only=True):
     group: str
     code_bucket: str
     node_pool: str
-    generation: str | None
     bucket_id: UUID
     image: str
     input_sha256: str | None
@@ -97,6 +97,9 @@ class AttemptSpec(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int
     time_limit_s: int
     priority: int = 50
+    generations: tuple[str, ...] = ()  # of nodes that may run it; empty: any
+    requires_limits: bool = False  # only on nodes that enforce limits of memory and cores
+    native_node: str | None = None  # the scheduler's id of the only node that may run it
 
 
 class Observed(StrEnum):

@@ -46,6 +46,7 @@ Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}" + _END)]
 LabelKey = Annotated[str, Meta(min_length=1, max_length=63, pattern=_TEXT)]
 LabelValue = Annotated[str, Meta(max_length=255, pattern=_TEXT)]
 Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=32)]
+Overlap = Annotated[int, Meta(ge=0, le=31 * 86400, description="seconds")]
 UserName = Annotated[str, Meta(min_length=1, max_length=64, pattern=_TEXT)]
 
 # What to do about a wrong field, by its name in the models.
@@ -62,5 +63,6 @@ HINTS: Final = {
     "priority": "A whole number from 1 to 100; 100 goes first.",
     "hold": "true or false.",
     "input_sha256": "64 lower-case hexadecimal digits, or leave it out.",
+    "overlap_s": "A whole number of seconds from 0 (at once) to 2678400 (31 days).",
     "labels": "At most 32 pairs of text; a key has 1 to 63 characters, a value at most 255.",
 }

@@ -20,11 +20,22 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     generation: str | None
     has_compute_secret: bool
     created_at: float
+    previous_generation: str | None = None  # of nodes that still take jobs …
+    previous_until: float | None = None  # … until then
+    requires_limits: bool = False  # jobs run only where memory and cores are limited for real
 
     @property
     def code_bucket(self) -> str:
         """The bucket that holds the group's images."""
         return f"code-{self.token}"
+
+    def generations(self, now: float) -> tuple[str, ...]:
+        """Of the nodes that may run the group's jobs, the current one first; empty: any node."""
+        if self.generation is None:
+            return ()
+        if self.previous_generation is None or now >= (self.previous_until or 0.0):
+            return (self.generation,)
+        return (self.generation, self.previous_generation)
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):

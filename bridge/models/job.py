@@ -12,6 +12,8 @@ from uuid import UUID
 
 import msgspec
 
+from bridge.models.identity import User
+
 
 class JobState(StrEnum):
     """Where a job is. The last three are final."""
@@ -95,17 +97,31 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     oom_retry_mb: int
     state: JobState
-    phase: Phase | None
-    reason: str | None
-    attempt: int  # how many attempts were started
-    retries: int  # how many of them made up for a fault that was not the job's
-    not_before: float | None  # when it waits for another attempt
+    phase: Phase | None = None
+    reason: str | None = None
+    attempt: int = 0  # how many attempts were started
+    retries: int = 0  # how many of them made up for a fault that was not the job's
+    not_before: float | None = None  # when it waits for another attempt
     created_at: float
-    started_at: float | None  # first start of the user's program in the last attempt
-    ended_at: float | None
-    exit_code: int | None
-    cause: str | None
-    node: str | None
-    cancel_requested_at: float | None
-    prune_requested_at: float | None
-    pruned_at: float | None
+    started_at: float | None = None  # first start of the user's program in the last attempt
+    ended_at: float | None = None
+    exit_code: int | None = None
+    cause: str | None = None
+    node: str | None = None
+    cancel_requested_at: float | None = None
+    prune_requested_at: float | None = None
+    pruned_at: float | None = None
+    pinned_to: str | None = None  # the only node that may run it: a self-test, hidden from members
+
+
+def as_received(new: NewJob, *, id: UUID, owner: User, now: float) -> Job:
+    """What a submission is once it is stored."""
+    return Job(
+        **msgspec.structs.asdict(new),
+        id=id,
+        group_id=owner.group_id,
+        user_id=owner.id,
+        user=owner.name,
+        state=JobState.RECEIVED,
+        created_at=now,
+    )

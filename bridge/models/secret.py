@@ -37,6 +37,11 @@ def new_group_token() -> str:
     return base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()
 
 
+def new_generation() -> str:
+    """A generation of nodes: 160 random bits, 32 lower-case letters and digits."""
+    return base64.b32encode(secrets.token_bytes(20)).decode().lower()
+
+
 def kind_of(secret: str) -> SecretKind | None:
     """The kind a secret claims by its prefix, or None."""
     prefix = secret.partition("_")[0]

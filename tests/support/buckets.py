@@ -38,15 +38,20 @@ def archive(members: Iterable[tuple[tarfile.TarInfo, bytes]], run: str = "true")
     return packed.getvalue()
 
 
+def fill(service: RunningService, content: bytes) -> str:
+    """A new bucket that holds ``content`` as run.tgz."""
+    bucket = str(uuid.uuid4())
+    store = storage(service)
+    store.make_bucket(bucket)
+    store.put(bucket, "run.tgz", io.BytesIO(content))
+    return bucket
+
+
 def hand_in(service: RunningService, *archives: bytes | None, **fields: object) -> list[str]:
     """A job for each archive, whose bucket holds it; None: there is no bucket."""
     items: list[dict[str, object]] = []
     for content in archives:
-        bucket = str(uuid.uuid4())
-        if content is not None:
-            store = storage(service)
-            store.make_bucket(bucket)
-            store.put(bucket, "run.tgz", io.BytesIO(content))
+        bucket = str(uuid.uuid4()) if content is None else fill(service, content)
         items.append({"bucket_id": bucket, "image": "any:1", "memory_mb": 64} | fields)
     answer = service.post("/v1/jobs", items)
     assert [item["status"] for item in answer.body] == [201] * len(items), answer

@@ -30,6 +30,7 @@ from bridge.models.job import FINAL, LIVE, Job, JobState, NewJob
 from bridge.models.job_set import SetSummary
 from bridge.models.secret import SecretKind, kind_of, new_secret
 from bridge.models.usage import Month
+from tests.support.fake_machines import FakeMachines, FakeNodes
 
 NOW: Final = 1_767_225_600.25  # 2026-01-01T00:00:00.250Z
 TOKEN: Final = "grouptokenofalpha"
@@ -66,6 +67,8 @@ class FakeGroups:
         self.groups: dict[UUID, Group] = {}
         self.users: dict[UUID, User] = {}
         self.by_secret: dict[str, UUID] = {}
+        self.compute_secrets: dict[str, str] = {}  # by group token
+        self.overlaps: list[float | None] = []  # of the rotations asked for
         self._ids = itertools.count(1)
 
     def add_group(self, name: str, token: str, *, ready: bool = True) -> Group:
@@ -119,12 +122,24 @@ class FakeGroups:
                 return revoked
         raise NotFound(f"There is no user {name!r} in the group.")
 
-    def rotate_compute_secret(self, caller: Caller) -> str:
+    def rotate_compute_secret(self, caller: Caller, overlap_s: float | None = None) -> str:
         _require_admin(caller)
+        self.overlaps.append(overlap_s)
         self.groups[caller.group.id] = msgspec.structs.replace(
             caller.group, has_compute_secret=True
         )
-        return new_secret(SecretKind.COMPUTE)
+        self.compute_secrets[caller.group.token] = new_secret(SecretKind.COMPUTE)
+        return self.compute_secrets[caller.group.token]
+
+    def is_compute_secret(self, caller: Caller, secret: str) -> bool:
+        _require_admin(caller)
+        return self.compute_secrets.get(caller.group.token) == secret
+
+    def require_limits(self, caller: Caller, required: bool) -> None:
+        _require_admin(caller)
+        self.groups[caller.group.id] = msgspec.structs.replace(
+            caller.group, requires_limits=required
+        )
 
 
 class FakeJobs:
@@ -329,6 +344,16 @@ class FakeUsage:
         return [month for month in self.months if everyone or month.user == me.name]
 
 
+class FakePages:
+    """Nomad's own interface has a page for each."""
+
+    def of_job(self, caller: Caller, job: Job) -> str | None:
+        return "https://nomad.test/ui/jobs/1" if caller.role is Role.ADMIN else None
+
+    def of_attempt(self, caller: Caller, attempt: Attempt) -> str | None:
+        return "https://nomad.test/ui" if caller.role is Role.ADMIN else None
+
+
 class FakeBridge:
     """Group alpha with the admin anna and the members ben and cleo, group beta with bert."""
 
@@ -338,6 +363,9 @@ class FakeBridge:
         self.jobs = FakeJobs()
         self.sets = FakeSets(self.jobs)
         self.usage = FakeUsage()
+        self.enrolment = self.selftests = FakeMachines(self.groups.compute_secrets)
+        self.nodes = FakeNodes()
+        self.pages = FakePages()
         self.alpha = self.groups.add_group("alpha", TOKEN)
         self.anna = self.groups.add_member(self.alpha, "anna", admin=True)
         self.ben = self.groups.add_member(self.alpha, "ben")

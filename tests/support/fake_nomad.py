@@ -49,9 +49,9 @@ class FakeNomad:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[FakeNomad]:
+def serving(fake: FakeNomad | None = None) -> Iterator[FakeNomad]:
     """A stand-in that listens on 127.0.0.1 until the end."""
-    fake = FakeNomad()
+    fake = fake or FakeNomad()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 Answer = tuple[int, Any]
 
 SECRET = "nbapi_" + "a" * 52
+COMPUTE_SECRET = "nbcompute_" + "c" * 52
 NOW = "2026-01-31T12:00:00.000Z"
 
 
@@ -43,6 +44,9 @@ class FakeService:
     attempts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
     answers: list[Scripted] = field(default_factory=list)
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    compute_secret: str = COMPUTE_SECRET
+    group_token: str = "abcdefgh"
     code_bucket: str = "code-abcdefgh"
     page: int = 1000
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -80,6 +84,8 @@ class FakeService:
             self._about_group(route, body)
             or self._about_sets(route)
             or self._about_runs(route)
+            or self._about_compute_secret(route, body)
+            or self._about_nodes(route)
             or self._about_jobs(route, query, body)
         )
 
@@ -91,15 +97,13 @@ class FakeService:
                     "user": "ada",
                     "role": "member",
                     "admin": False,
-                    "group_token": "abcdefgh",
+                    "group_token": self.group_token,
                     "code_bucket": self.code_bucket,
                 }
             case "GET", "users":
                 return 200, {"users": [{"name": "ada", "admin": True}]}
             case "POST", "users":
                 return 201, body | {"secret": SECRET}
-            case "POST", "compute-secret", "rotate":
-                return 200, {"secret": "nbcompute_" + "b" * 52}
             case "GET", "usage":
                 used = {"user": "ada", "month": "2026-01", "attempts": 3}
                 return 200, {"usage": [used | {"core_seconds": 5400.0, "gpu_seconds": 0.0}]}
@@ -137,6 +141,29 @@ class FakeService:
                 return 200, {"explanation": sentence, "ahead": 2, "details": {"bob": 2}}
             case "GET", "jobs", job_id, "attempts" if job_id in self.jobs:
                 return 200, {"attempts": self.attempts.get(job_id, [])}
+        return None
+
+    def _about_compute_secret(self, route: tuple[str, ...], body: Any) -> Answer | None:
+        match route:
+            case "POST", "compute-secret", "rotate":
+                self.compute_secret = "nbcompute_" + "b" * 52
+                return 200, {"secret": self.compute_secret}
+            case "POST", "compute-secret", "check":
+                return 200, {"current": body == {"secret": self.compute_secret}}
+        return None
+
+    def _about_nodes(self, route: tuple[str, ...]) -> Answer | None:
+        match route:
+            case "GET", "nodes":
+                return 200, {"nodes": list(self.nodes.values())}
+            case "GET", "nodes", name if name in self.nodes:
+                return 200, self.nodes[name]
+            case "POST", "nodes", name, verb if name in self.nodes:
+                states = {"drain": "draining", "resume": "ready", "remove": "removed"}
+                self.nodes[name]["state"] = states[verb]
+                return 200, self.nodes[name]
+            case _, "nodes", *_:
+                return 404, {"error": "not_found", "detail": "There is no such node."}
         return None
 
     def _about_jobs(self, route: tuple[str, ...], query: dict[str, str], body: Any) -> Answer:

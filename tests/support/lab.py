@@ -41,11 +41,15 @@ class Work(NamedTuple):
 
 
 class Lab:
-    """One service with its storage; ``folder`` takes the counters."""
+    """One service with its storage; ``folder`` takes the counters.
 
-    def __init__(self, service: CrashingService, folder: Path) -> None:
+    Jobs know it as ``runs``, if it has another name where they run.
+    """
+
+    def __init__(self, service: CrashingService, folder: Path, runs: str = "") -> None:
         self.service = service
         self._folder = folder
+        self._runs = runs or str(folder)
         known = service.credentials
         self._storage = Storage(*(known[f"BRIDGE_S3_{n}"] for n in ("SERVER", "ACCESS", "SECRET")))
 
@@ -53,7 +57,7 @@ class Lab:
         """A bucket with a job that counts its runs, as ``$RUNS``, and then does ``script``."""
         bucket = str(uuid.uuid4())
         counter = self._folder / bucket
-        lines = f"RUNS='{counter}'\necho run >>\"$RUNS\"\n{script}\n".encode()
+        lines = f"RUNS='{self._runs}/{bucket}'\necho run >>\"$RUNS\"\n{script}\n".encode()
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w:gz") as tar:
             member = tarfile.TarInfo("run.sh")
@@ -128,15 +132,16 @@ class Lab:
         self.service.await_crash()
         self.service.start()
 
-    def attempts(self, job: str) -> Sequence[Path]:
-        """The folders in which the local scheduler keeps attempts of a job."""
+    def kept(self, job: str) -> Sequence[str]:
+        """The attempts of a job of which the scheduler still knows, by their native ids."""
         folder = self.service.home / "local" / "attempts"
-        return sorted(folder.glob(f"*-{uuid.UUID(job).hex}-*"))
+        return sorted(path.name for path in folder.glob(f"*-{uuid.UUID(job).hex}-*"))
 
-    def kill_supervisor(self, job: str) -> None:
-        """As if the node of the job's only attempt had been lost."""
-        (attempt,) = self.attempts(job)
-        first = (attempt / "steps.jsonl").read_text().splitlines()[0]
+    def lose(self, job: str) -> None:
+        """The node of the job's only attempt loses what it runs."""
+        (attempt,) = self.kept(job)
+        steps = self.service.home / "local" / "attempts" / attempt / "steps.jsonl"
+        first = steps.read_text().splitlines()[0]
         os.kill(json.loads(first)["pid"], signal.SIGKILL)
 
 

@@ -54,7 +54,6 @@ class LocalNode:
             "group": "lab",
             "code_bucket": "code-test",
             "node_pool": "g-lab",
-            "generation": None,
             "bucket_id": uuid.uuid4(),
             "image": "busybox:1",
             "input_sha256": None,

@@ -18,7 +18,7 @@ import pytest
 
 from bridge import process
 from bridge.errors import ProcessError
-from tests.support import leruli
+from tests.support import leruli, machine, user_systemd
 
 REASON = "needs "
 IMAGE = "busybox:1"
@@ -95,10 +95,27 @@ def _program(name: str) -> Callable[[], str | None]:
     return lambda: None if shutil.which(name) else f"{name} is not on the PATH"
 
 
+def _rootless() -> str | None:
+    """The programs that rootless Docker is made of, as Debian brings them."""
+    wanted = ("containerd", "containerd-shim-runc-v2", "dockerd", "newuidmap", "rootlesskit")
+    lacking = [
+        name for name in (*wanted, "runc", "slirp4netns", "busybox") if not shutil.which(name)
+    ]
+    if not machine.ROOTLESS_SCRIPT.exists():
+        lacking.append(str(machine.ROOTLESS_SCRIPT))
+    return f"not there: {', '.join(lacking)}" if lacking else None
+
+
+_PROGRAMS = ("bats", "minio", "nginx", "nomad", "pg_dump", "shellcheck", "tmux", "wrk")
 _CHECKS: dict[str, Callable[[], str | None]] = {
     "docker": _docker,
     "leruli": lambda: None if leruli.PROGRAM.exists() else "run `make test` once, online",
     "postgres": _postgres,
+    "rootless-docker": _rootless,
+    "systemd": user_systemd.missing,
     "root": lambda: None if os.geteuid() == 0 else "this is not root",
     "unprivileged": lambda: "root may do everything" if os.geteuid() == 0 else None,
-} | {name: _program(name) for name in ("bats", "nomad", "pg_dump", "shellcheck", "tmux", "wrk")}
+} | {
+    name: _program(name)
+    for name in ("bats", "minio", "nginx", "nomad", "pg_dump", "shellcheck", "tmux", "wrk")
+}

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +40,29 @@ _TIMEOUT_S = 30.0
 
 
 class NomadCluster:
-    """Start with ``cluster()``. The node home is ready but for ``bin/stage``'s S3 keys."""
+    """Start with ``cluster()``. The node home is ready but for ``bin/stage``'s S3 keys.
 
-    def __init__(self, home: Path) -> None:
+    ``cores`` is what a node claims to have (0: what the machine has), ``volumes`` whether
+    jobs may mount folders of the machine, ``docker_host`` an engine other than the usual.
+    """
+
+    def __init__(
+        self, home: Path, *, cores: int = 0, volumes: bool = False, docker_host: str = ""
+    ) -> None:
         self.home = home
+        self._cores = cores or os.cpu_count() or 1
+        self._volumes = volumes
+        self._docker_host = docker_host
         self.node_home = home / "node"
         self.pool = POOL
         self.management_token = str(uuid.uuid4())
         self.bridge_token = ""
-        self._authority = Authority(home, "nomad")
-        self.ca_file = self._authority.ca_file
-        self.bridge_pair = self._authority.issue("bridge.global.nomad")
+        self.authority = Authority(home, "nomad")
+        self.ca_file = self.authority.ca_file
+        self.bridge_pair = self.authority.issue("bridge.global.nomad")
         self._http, self._rpc, self._serf = free_port(), free_port(), free_port()
         self.address = f"https://127.0.0.1:{self._http}"
+        self.servers = (f"127.0.0.1:{self._rpc}",)  # where nodes reach it
         self._agents: dict[str, subprocess.Popen[bytes]] = {}
         self._session = requests.Session()
         self._session.trust_env = False
@@ -106,7 +116,19 @@ class NomadCluster:
         assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
-    def start(self) -> None:
+    def environment(self) -> dict[str, str]:
+        """What Nomad's own program needs to speak with it, as an operator."""
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "NOMAD_ADDR": self.address,
+            "NOMAD_TOKEN": self.management_token,
+            "NOMAD_CACERT": str(self.ca_file),
+            "NOMAD_CLIENT_CERT": str(self.bridge_pair.cert),
+            "NOMAD_CLIENT_KEY": str(self.bridge_pair.key),
+        }
+
+    def start(self, *, client: bool = True) -> None:
         """Server, ACLs, the bridge's token, client. Returns when the client is ready."""
         for folder in ("bin", "etc", "var"):
             (self.node_home / folder).mkdir(parents=True)
@@ -116,7 +138,8 @@ class NomadCluster:
         eventually(self._bootstrapped, timeout=_TIMEOUT_S, every=0.1)
         self.bridge_token = self.token_with(BRIDGE_POLICY)
         self.register_group(POOL)
-        self.start_client()
+        if client:
+            self.start_client()
 
     def start_client(self, name: str = NODE) -> None:
         """Start a client (again). Returns when its node is ready."""
@@ -124,6 +147,59 @@ class NomadCluster:
             self._introduce_client(name)
         self._start_agent(name, self._client_settings(name))
         eventually(lambda: self._node_ready(name), timeout=_TIMEOUT_S, every=0.1)
+
+    @contextlib.contextmanager
+    def enrolled_client(
+        self, name: str, files: Mapping[str, str], key: str, meta: Mapping[str, str] | None = None
+    ) -> Iterator[None]:
+        """A client that runs with what the bridge gave it and its own ``key`` (PEM), until
+        the end; then it is not known any more.
+        """
+        folder = self.home / name
+        folder.mkdir(mode=0o711)
+        (folder / "etc").mkdir()
+        for file, text in {"client.key": key, **files}.items():
+            (folder / "etc" / file).touch(mode=0o600)
+            (folder / "etc" / file).write_text(text)
+        (folder / "client").mkdir()
+        (folder / "etc" / "intro_token.jwt").rename(folder / "client" / "intro_token.jwt")
+        own = self._own_settings(name, {"bridge_home": str(self.node_home)} | dict(meta or {}))
+        self._start_agent(name, own, folder / "etc" / "bridge.json")
+        try:
+            yield
+        finally:
+            if name in self._agents:
+                self.kill_client(name)
+            for node in self.call("GET", "nodes"):
+                if node["Name"] == name:
+                    self.call("POST", f"node/{node['ID']}/purge")
+
+    def restart_enrolled(self, name: str) -> None:
+        """End an enrolled client at once and start it again with what its files say now."""
+        self.kill_client(name)
+        own = json.loads((self.home / f"{name}.json").read_text())
+        self._start_agent(name, own, self.home / name / "etc" / "bridge.json")
+
+    def _own_settings(self, name: str, meta: dict[str, str]) -> dict[str, Any]:
+        """What a node adds to the configuration that the bridge gives it."""
+        ports = {"http": free_port(), "rpc": free_port(), "serf": free_port()}
+        etc = self.home / name / "etc"
+        return {
+            "data_dir": str(self.home / name),
+            "bind_addr": "127.0.0.1",
+            "advertise": {kind: f"127.0.0.1:{port}" for kind, port in ports.items()},
+            "ports": ports,
+            "tls": {
+                "ca_file": str(etc / "ca.pem"),
+                "cert_file": str(etc / "client.pem"),
+                "key_file": str(etc / "client.key"),
+            },
+            "client": {
+                "meta": meta,
+                "network_interface": "lo",
+                "cpu_total_compute": 1000 * self._cores,
+            },
+        }
 
     def kill_client(self, name: str = NODE) -> None:
         """End a client at once, as a power cut would; containers go on."""
@@ -263,16 +339,20 @@ class NomadCluster:
         # Docker must be able to enter the allocations' folder.
         (self.home / name).chmod(0o711)
 
-    def _start_agent(self, name: str, settings: dict[str, Any]) -> None:
+    def _start_agent(self, name: str, settings: dict[str, Any], *before: Path) -> None:
+        """Start an agent by ``settings``, which are merged over those of files ``before``."""
         config = self.home / f"{name}.json"
         config.write_text(json.dumps(settings))
+        configs = [word for file in (*before, config) for word in ("-config", str(file))]
         kept = ("PATH", "DOCKER_HOST", "XDG_RUNTIME_DIR")
+        env = {key: os.environ[key] for key in kept if key in os.environ}
+        if self._docker_host:
+            env["DOCKER_HOST"] = self._docker_host
         with open(self.home / f"{name}.log", "ab") as log:
             # Nothing of our environment: a stray AWS_CA_BUNDLE alone stops an agent.
             self._agents[name] = subprocess.Popen(
-                ["nomad", "agent", "-config", config],
-                env={key: os.environ[key] for key in kept if key in os.environ}
-                | {"HOME": str(self.home)},
+                ["nomad", "agent", *configs],
+                env=env | {"HOME": str(self.home)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -281,7 +361,7 @@ class NomadCluster:
 
     def _server_settings(self) -> dict[str, Any]:
         ports = {"http": self._http, "rpc": self._rpc, "serf": self._serf}
-        return self._common("server", self._authority.issue("server.global.nomad"), ports) | {
+        return self._common("server", self.authority.issue("server.global.nomad"), ports) | {
             "server": {
                 "enabled": True,
                 "bootstrap_expect": 1,
@@ -295,22 +375,22 @@ class NomadCluster:
 
     def _client_settings(self, name: str) -> dict[str, Any]:
         ports = {"http": free_port(), "rpc": free_port(), "serf": free_port()}
-        return self._common(name, self._authority.issue("client.global.nomad"), ports) | {
+        return self._common(name, self.authority.issue("client.global.nomad"), ports) | {
             "name": name,
             "client": {
                 "enabled": True,
-                "servers": [f"127.0.0.1:{self._rpc}"],
+                "servers": list(self.servers),
                 "node_pool": self.pool,
                 "network_interface": "lo",
                 "meta": {"bridge_home": str(self.node_home), "bridge_stage": "1"},
-                "cpu_total_compute": 1000 * (os.cpu_count() or 1),
+                "cpu_total_compute": 1000 * self._cores,
                 "max_kill_timeout": "5m",
                 "disable_remote_exec": True,
                 "options": {"fingerprint.denylist": _CLOUDS},
             },
             "plugin": [
                 {"raw_exec": [{"config": [{"enabled": True}]}]},
-                {"docker": [{"config": [_DOCKER]}]},
+                {"docker": [{"config": [_docker(volumes=self._volumes)]}]},
             ],
         }
 
@@ -335,22 +415,24 @@ class NomadCluster:
         }
 
 
-_DOCKER = {
-    "volumes": [{"enabled": False}],
-    "gc": [{"image": False, "dangling_containers": [{"enabled": False}]}],
-    "extra_labels": ["job_name"],
-}
+def _docker(*, volumes: bool) -> dict[str, Any]:
+    return {
+        "volumes": [{"enabled": volumes}],
+        "gc": [{"image": False, "dangling_containers": [{"enabled": False}]}],
+        "extra_labels": ["job_name"],
+    }
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[NomadCluster]:
-    """Run a cluster until the end. Its folder has a short name: Nomad makes unix
-    sockets deep below it, whose paths may have 107 characters.
+def cluster(*, client: bool = True, **settings: Any) -> Iterator[NomadCluster]:
+    """Run a cluster until the end, with or without a ``client`` of its own; for ``settings``
+    see ``NomadCluster``. Its folder has a short name: Nomad makes unix sockets deep below
+    it, whose paths may have 107 characters.
     """
     with tempfile.TemporaryDirectory(prefix="nb-", ignore_cleanup_errors=True) as folder:
-        running = NomadCluster(Path(folder))
+        running = NomadCluster(Path(folder), **settings)
         try:
-            running.start()
+            running.start(client=client)
             yield running
         finally:
             running.stop()

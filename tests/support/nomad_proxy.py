@@ -18,11 +18,12 @@ _STREAM = "/v1/event/stream"
 
 
 class NomadProxy:
-    """Passes everything on, unless ``away`` or ``refusal`` are set."""
+    """Passes everything on, unless ``away``, ``streamless`` or ``refusal`` are set."""
 
     def __init__(self, nomad: NomadCluster) -> None:
         self.url = ""
         self.away = False  # connections are closed without an answer
+        self.streamless = False  # those that ask for events are
         self.refusal: Refuse | None = None  # the answer to every request
         self.streams: set[urllib3.BaseHTTPResponse] = set()
         self._connection = nomad.connection()
@@ -60,14 +61,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes) -> None:
         proxy = self.proxy
-        if proxy.away:
+        is_stream = self.path.startswith(_STREAM)
+        if proxy.away or (is_stream and proxy.streamless):
             self.close_connection = True
             return
         if proxy.refusal is not None:
             refusal = proxy.refusal
             self._send(refusal.status, refusal.text.encode(), refusal.headers)
             return
-        is_stream = self.path.startswith(_STREAM)
         token = self.headers.get("X-Nomad-Token", "")
         answer = proxy.ask(self.command, self.path, token, body, stream=is_stream)
         if is_stream:

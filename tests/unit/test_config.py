@@ -42,7 +42,11 @@ def test_the_table_names_every_setting_once() -> None:
         "NOMAD_BRIDGE_SERVER_BIND",
         "text",
     )
-    assert [s.name for s in SETTINGS if s.secret] == ["database.url", "nomad.token"]
+    assert [s.name for s in SETTINGS if s.secret] == [
+        "database.url",
+        "nomad.token",
+        "nomad.node_token",
+    ]
 
 
 def test_nothing_given_is_all_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,3 +240,14 @@ def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         Config().server.bind = "x"  # type: ignore[misc]
     assert issubclass(Config, msgspec.Struct)
+
+
+@pytest.mark.parametrize("host", ["https://ghcr.io", "ghcr.io/lab", "hub", ""])
+def test_registries_are_hosts(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"images\.registries: .* of a registry"):
+        load(None, {}, {"images.registries": ("ghcr.io", host)})
+
+
+def test_any_registry() -> None:
+    flags = {"images.registries": ("*", "registry:5000", "localhost")}
+    assert load(None, {}, flags).images.registries == ("*", "registry:5000", "localhost")

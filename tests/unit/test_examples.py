@@ -94,3 +94,20 @@ def test_bad_input_fails(content: str, tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert "molecule.xyz" in done.stderr
+
+
+CODES = MOLECULES.parent / "codes"
+
+
+@pytest.mark.parametrize("image", ["crest:2.11.2", "psi4:1.5"])
+def test_images_are_as_jobs_need_them(image: str) -> None:
+    code, _, version = image.partition(":")
+    recipe = (CODES / code / "Dockerfile").read_text()
+    steps = [line for line in recipe.splitlines() if line and not line.startswith(("#", " "))]
+    assert steps[-1] == "WORKDIR /rundir"
+    assert f"{code}={version}" in recipe
+    # Main has an entry point and a user of its own, and no version is left to chance.
+    assert not [step for step in steps if step.startswith(("ENTRYPOINT", "CMD"))]
+    bases = [step.split()[1] for step in steps if step.startswith("FROM")]
+    assert all(":" in base and not base.endswith(":latest") for base in bases)
+    assert f"docker build -t {image} examples/codes/{code}" in (CODES / "README.md").read_text()

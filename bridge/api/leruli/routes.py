@@ -99,7 +99,8 @@ def group_revoke_user() -> Response:
 def group_rotate_compute_secret() -> Response:
     """Set or replace the compute secret; answers it as a bare JSON string."""
     sent = decode(translate.ADMINISTRATION, body())
-    return answer(services().bridge.groups.rotate_compute_secret(_admin(sent)))
+    # This service's users know of no overlap: the old secret's nodes get no more jobs.
+    return answer(services().bridge.groups.rotate_compute_secret(_admin(sent), 0))
 
 
 def _with_job(action: Callable[[Caller, UUID], Job]) -> Response:

@@ -45,7 +45,7 @@ def submit() -> Response:
     if isinstance(new, InvalidRequest):
         raise new
     job = services().bridge.jobs.submit(caller, new)
-    return answer(translate.job_view(job, caller), 201, {"Location": f"/v1/jobs/{job.id}"})
+    return answer(_view(job, caller), 201, {"Location": f"/v1/jobs/{job.id}"})
 
 
 def _submit_many(caller: Caller, data: bytes) -> Response:
@@ -73,7 +73,7 @@ def find() -> Response:
         before=wanted.before(),
     )
     page, following = cut(jobs, wanted.limit)
-    return answer({"jobs": [translate.job_view(job, caller) for job in page], "next": following})
+    return answer({"jobs": [_view(job, caller) for job in page], "next": following})
 
 
 @blueprint.get("/jobs/<job_id>")
@@ -113,15 +113,18 @@ def prune(job_id: str) -> Response:
     data = body()
     asked = decode(translate.PRUNE, data) if data else translate.PruneRequest()
     job = services().bridge.jobs.prune(caller, _job_id(job_id), asked.deleted)
-    return answer(translate.job_view(job, caller))
+    return answer(_view(job, caller))
 
 
 @blueprint.get("/jobs/<job_id>/attempts")
 def attempts(job_id: str) -> Response:
     """The runs of one job, the first one first."""
     caller = auth.caller()
-    found = services().bridge.jobs.attempts(caller, _job_id(job_id))
-    return answer({"attempts": [translate.attempt_view(attempt, caller) for attempt in found]})
+    bridge = services().bridge
+    found = bridge.jobs.attempts(caller, _job_id(job_id))
+    pages = bridge.pages
+    shown = [translate.attempt_view(one, caller, pages.of_attempt(caller, one)) for one in found]
+    return answer({"attempts": shown})
 
 
 @blueprint.get("/jobs/<job_id>/explain")
@@ -201,8 +204,18 @@ def revoke_user(name: str) -> Response:
 def rotate_compute_secret() -> Response:
     """Set or replace the secret that adds nodes (admins); the only time it is shown."""
     caller = auth.caller()
-    _no_fields()
-    return answer({"secret": services().bridge.groups.rotate_compute_secret(caller)})
+    data = body()
+    asked = decode(translate.ROTATE, data) if data else translate.RotateRequest()
+    overlap_s = _given(asked.overlap_s)
+    return answer({"secret": services().bridge.groups.rotate_compute_secret(caller, overlap_s)})
+
+
+@blueprint.post("/compute-secret/check")
+def check_compute_secret() -> Response:
+    """Whether a secret is the group's compute secret (admins)."""
+    caller = auth.caller()
+    secret = decode(translate.SECRET, body()).secret
+    return answer({"current": services().bridge.groups.is_compute_secret(caller, secret)})
 
 
 @blueprint.get("/usage")
@@ -223,7 +236,11 @@ def _with_job(
     caller = auth.caller()
     if takes_body:
         _no_fields()
-    return answer(translate.job_view(action(caller, _job_id(job_id)), caller))
+    return answer(_view(action(caller, _job_id(job_id)), caller))
+
+
+def _view(job: Job, caller: Caller) -> translate.JobView:
+    return translate.job_view(job, caller, services().bridge.pages.of_job(caller, job))
 
 
 def _no_fields() -> None:

@@ -56,6 +56,18 @@ class UserRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admin: bool = False
 
 
+class RotateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /v1/compute-secret/rotate``; seconds, without it as configured."""
+
+    overlap_s: fields.Overlap | UnsetType = UNSET
+
+
+class SecretRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /v1/compute-secret/check``."""
+
+    secret: str
+
+
 class JobQuery(paging.Page, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The query of ``GET /v1/jobs``."""
 
@@ -90,6 +102,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None
     cause: str | None
     node: str | None
+    ui_url: str | None
     created_at: str
     started_at: str | None
     ended_at: str | None
@@ -99,7 +112,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a job. ``native_id``, its name at the scheduler, is for admins."""
+    """One run of a job. Its name and its page at the scheduler are for admins."""
 
     number: int
     state: AttemptState
@@ -112,6 +125,7 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None
     cause: Cause | None
     reason: str | None
+    ui_url: str | None
 
 
 class ExplanationView(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,6 +180,8 @@ MANY: Final = msgspec.json.Decoder(list[Submission])
 PRUNE: Final = msgspec.json.Decoder(PruneRequest)
 NOTHING: Final = msgspec.json.Decoder(NoFields)
 USER: Final = msgspec.json.Decoder(UserRequest)
+ROTATE: Final = msgspec.json.Decoder(RotateRequest)
+SECRET: Final = msgspec.json.Decoder(SecretRequest)
 
 
 def new_job(sent: Submission, limits: Limits, at: str = "$") -> NewJob | InvalidRequest:
@@ -218,8 +234,10 @@ def item_answer(result: UUID | Refused) -> dict[str, Any]:
     return {"status": problem.status, **plain(problem)}
 
 
-def job_view(job: Job, caller: Caller) -> JobView:
-    """A job for ``caller``. The bucket's name opens the data: owner and admins only."""
+def job_view(job: Job, caller: Caller, page: str | None) -> JobView:
+    """A job for ``caller``; ``page`` is its page at the scheduler. The bucket's name opens
+    the data: owner and admins only.
+    """
     own = caller.user is not None and caller.user.id == job.user_id
     return JobView(
         id=job.id,
@@ -241,33 +259,35 @@ def job_view(job: Job, caller: Caller) -> JobView:
         reason=job.reason,
         attempt=job.attempt,
         retries=job.retries,
-        not_before=_maybe(job.not_before),
+        not_before=rfc3339_or_none(job.not_before),
         exit_code=job.exit_code,
         cause=job.cause,
         node=job.node,
+        ui_url=page,
         created_at=rfc3339(job.created_at),
-        started_at=_maybe(job.started_at),
-        ended_at=_maybe(job.ended_at),
-        cancel_requested_at=_maybe(job.cancel_requested_at),
-        prune_requested_at=_maybe(job.prune_requested_at),
-        pruned_at=_maybe(job.pruned_at),
+        started_at=rfc3339_or_none(job.started_at),
+        ended_at=rfc3339_or_none(job.ended_at),
+        cancel_requested_at=rfc3339_or_none(job.cancel_requested_at),
+        prune_requested_at=rfc3339_or_none(job.prune_requested_at),
+        pruned_at=rfc3339_or_none(job.pruned_at),
     )
 
 
-def attempt_view(attempt: Attempt, caller: Caller) -> AttemptView:
-    """An attempt for ``caller``."""
+def attempt_view(attempt: Attempt, caller: Caller, page: str | None) -> AttemptView:
+    """An attempt for ``caller``; ``page`` is its page at the scheduler."""
     return AttemptView(
         number=attempt.number,
         state=attempt.state,
         native_id=attempt.native_id if caller.role is Role.ADMIN else None,
         node=attempt.node,
         claimed_at=rfc3339(attempt.claimed_at),
-        submitted_at=_maybe(attempt.submitted_at),
-        started_at=_maybe(attempt.started_at),
-        ended_at=_maybe(attempt.ended_at),
+        submitted_at=rfc3339_or_none(attempt.submitted_at),
+        started_at=rfc3339_or_none(attempt.started_at),
+        ended_at=rfc3339_or_none(attempt.ended_at),
         exit_code=attempt.exit_code,
         cause=attempt.cause,
         reason=attempt.reason,
+        ui_url=page,
     )
 
 
@@ -295,8 +315,8 @@ def activity_view(job: Job) -> ActivityView:
         state=job.state,
         phase=job.phase,
         created_at=rfc3339(job.created_at),
-        started_at=_maybe(job.started_at),
-        ended_at=_maybe(job.ended_at),
+        started_at=rfc3339_or_none(job.started_at),
+        ended_at=rfc3339_or_none(job.ended_at),
     )
 
 
@@ -306,8 +326,8 @@ def user_view(user: User) -> UserView:
         name=user.name,
         admin=user.admin,
         created_at=rfc3339(user.created_at),
-        revoked_at=_maybe(user.revoked_at),
-        last_used_at=_maybe(user.last_used_at),
+        revoked_at=rfc3339_or_none(user.revoked_at),
+        last_used_at=rfc3339_or_none(user.last_used_at),
     )
 
 
@@ -328,5 +348,6 @@ def rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
-def _maybe(seconds: float | None) -> str | None:
+def rfc3339_or_none(seconds: float | None) -> str | None:
+    """The same, of a time that may not have come."""
     return None if seconds is None else rfc3339(seconds)

@@ -9,19 +9,27 @@ knows as much as the last one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from bridge import log, process
 from bridge.connectors.base import Finding, Health, Room
 from bridge.connectors.local import leftovers, machine
-from bridge.connectors.local.engine import Engine, EngineAway, EngineError, run_reference
+from bridge.connectors.local.bell import Bell
+from bridge.connectors.local.engine import (
+    Engine,
+    EngineAway,
+    EngineError,
+    EngineInfo,
+    run_reference,
+)
 from bridge.connectors.local.layout import AttemptDir, RunSpec
 from bridge.connectors.local.observe import keeps_results, observe
 from bridge.connectors.local.steps import Mark, Step
@@ -41,13 +49,16 @@ _BOOT: Final = (
 )
 _PACKAGES: Final = Path(__file__).resolve().parents[3]
 _START_AGAIN_S: Final = 10.0
-_ENGINE_FRESH_S: Final = 5.0
+# Each sweep asks the engine anew, so that no hand-over has to wait for its answer.
+_ENGINE_FRESH_S: Final = 60.0
+# A supervisor that is killed rings no bell.
+_LOOK_EVERY_S: Final = 1.0
 _ENGINE_REMEDY: Final = "Start Docker, or set local.docker_host."
 
 
 @dataclasses.dataclass(eq=False)
 class LocalConnector:
-    """Runs attempts on this machine. Implements ``Connector`` and ``Capacity``.
+    """Runs attempts on this machine. Implements ``Connector``, ``Capacity`` and ``Watch``.
 
     ``runtime`` is ``docker`` or ``process`` and never changes by itself: with an
     engine that is away, handing over raises ConnectorUnavailable. ``cores`` and
@@ -89,7 +100,7 @@ class LocalConnector:
         self.stage = self.stage.absolute()
         self._store = Store(self.data_dir)
         self._engine = Engine(self.docker_host)
-        self._engine_seen = -_ENGINE_FRESH_S
+        self._engine_seen: tuple[float, EngineInfo] | None = None
         self._boot = process.boot_id()
         self._lock = threading.Lock()
         # All of this can be read again from the folders.
@@ -106,8 +117,7 @@ class LocalConnector:
             raise JobRejected(f"{spec.handle.native_id!r} is no native id")
         self._refuse(spec)
         if not self._store.exists(home):
-            self._need_engine()
-            self._store.create(home, self._run_spec(spec))
+            self._store.create(home, self._run_spec(spec, self._engine_info()))
             _log.info("action=hand-over attempt=%s runtime=%s", home.native_id, self.runtime)
         self._look(home)
 
@@ -154,6 +164,9 @@ class LocalConnector:
 
     def sweep(self, namespaces: Iterable[str]) -> Mapping[Handle, Observation]:  # noqa: ARG002
         """See ``Connector``. This machine knows no namespaces."""
+        self._engine_seen = None
+        with contextlib.suppress(ConnectorUnavailable):
+            self._engine_info()
         return {
             Handle(name): observation
             for name in self._store.names(self.prefix)
@@ -176,7 +189,7 @@ class LocalConnector:
 
     def room(self, namespace: str, node_pool: str) -> Room:  # noqa: ARG002
         """See ``Capacity``. Every attempt in the folder counts, whatever its prefix."""
-        self._need_engine()
+        self._engine_info()
         cores, memory = self.cores, self.memory_mb
         for name in self._store.names():
             if self._observe(name).state not in (Observed.ENDED, Observed.GONE):
@@ -189,6 +202,26 @@ class LocalConnector:
             cores_total=self.cores,
             memory_total_mb=self.memory_mb,
         )
+
+    # Watch
+
+    def watch(
+        self,
+        namespaces: Callable[[], Iterable[str]],  # noqa: ARG002
+        changed: Callable[[str | None], None],
+        stopped: threading.Event,
+    ) -> None:
+        """See ``Watch``. Supervisors ring a bell; everything is looked at each second,
+        because one that is killed does not, and one that rings may not be heard.
+        """
+        while not stopped.is_set():
+            try:
+                with self._store.bell() as bell:
+                    _listen(bell, changed, stopped)
+            except ConnectorUnavailable as error:
+                _log.warning("action=watch connector=%s fault=%s", self.name, error.message)
+                changed(None)
+                stopped.wait(_LOOK_EVERY_S)
 
     # Handing over
 
@@ -205,7 +238,7 @@ class LocalConnector:
             except ValueError as error:
                 raise JobRejected(str(error)) from error
 
-    def _run_spec(self, spec: AttemptSpec) -> RunSpec:
+    def _run_spec(self, spec: AttemptSpec, engine: EngineInfo | None) -> RunSpec:
         return RunSpec(
             native_id=spec.handle.native_id,
             number=spec.number,
@@ -220,6 +253,7 @@ class LocalConnector:
             stage=str(self.stage),
             node_home=str(self.node_home),
             docker_host=self.docker_host,
+            engine=engine,
             network=self.network,
             pids_limit=self.pids_limit,
             upload_patience_s=self.upload_patience_s,
@@ -246,12 +280,21 @@ class LocalConnector:
         except (ProcessError, OSError) as error:
             raise ConnectorUnavailable(f"cannot start a supervisor: {error}") from error
 
-    def _need_engine(self) -> None:
-        if self.runtime != "docker" or time.monotonic() - self._engine_seen < _ENGINE_FRESH_S:
-            return
-        if not self._engine.answers():
-            raise ConnectorUnavailable("the Docker engine does not answer", _ENGINE_REMEDY)
-        self._engine_seen = time.monotonic()
+    def _engine_info(self) -> EngineInfo | None:
+        """What the engine can do, as it said lately; None where jobs need no engine."""
+        if self.runtime != "docker":
+            return None
+        now = time.monotonic()
+        if self._engine_seen is not None and now - self._engine_seen[0] < _ENGINE_FRESH_S:
+            return self._engine_seen[1]
+        try:
+            info = self._engine.info()
+        except (EngineAway, EngineError) as error:
+            raise ConnectorUnavailable(
+                f"the Docker engine does not answer: {error}", _ENGINE_REMEDY
+            ) from error
+        self._engine_seen = now, info
+        return info
 
     # Looking
 
@@ -322,6 +365,16 @@ class LocalConnector:
             spec = self._store.spec(native_id)
             self._sizes[native_id] = (0, 0) if spec is None else (spec.cores, spec.memory_mb)
         return self._sizes[native_id]
+
+
+def _listen(bell: Bell, changed: Callable[[str | None], None], stopped: threading.Event) -> None:
+    look_at_all = time.monotonic()
+    while not stopped.is_set():
+        for native_id in bell.heard(_LOOK_EVERY_S):
+            changed(native_id)
+        if time.monotonic() >= look_at_all:
+            changed(None)
+            look_at_all = time.monotonic() + _LOOK_EVERY_S
 
 
 def _owner(found: list[Step]) -> Step | None:

@@ -76,12 +76,11 @@ class DockerRuntime:
 
     def start(self) -> int:
         """See ``Runtime``."""
-        info = self._patiently(self._engine.info)
+        info = self._spec.engine or self._patiently(self._engine.info)
         self._live_restore = info.live_restore
         self._created = True
         try:
-            self._patiently(lambda: self._create(info))
-            self._patiently(self._start_once)
+            self._patiently(lambda: self._run_once(info))
         except EngineError as error:
             raise _fault(str(error)) from error
         return self._wait_child()
@@ -90,6 +89,12 @@ class DockerRuntime:
         """See ``Runtime``. The child is only a ``docker wait``: the engine is asked."""
         # Without an answer, wait itself has lost the engine.
         self._away = self._away or code != 0
+        if not self._away and self._waited() == "0":
+            return Outcome(code=0)  # nothing to be explained
+        return self._explained()
+
+    def _explained(self) -> Outcome | int:
+        """``outcome`` by the container's state."""
         try:
             state = self._patiently(
                 lambda: self._engine.state(self._spec.native_id), stoppable=False
@@ -134,23 +139,28 @@ class DockerRuntime:
             # It has ended meanwhile, or the engine is away: outcome() will see.
             sys.stderr.write(f"SIG{name} not delivered: {error}\n")
 
-    def _start_once(self) -> None:
+    def _run_once(self, info: EngineInfo) -> None:
         if (self._home.once / "ran").exists():
             return  # by an earlier call whose answer was lost with the engine
         self._away = False
-        self._engine.call("start", "--", self._spec.native_id)
-
-    def _create(self, info: EngineInfo) -> None:
         try:
-            self._engine.call(*create_arguments(self._spec, self._home, info))
+            self._engine.call(*run_arguments(self._spec, self._home, info))
         except EngineError as error:
-            # Ours: the answer to the first call was lost with the engine.
+            # Created by such a call, and perhaps not started.
             if "already in use" not in str(error):
                 raise
+            self._engine.call("start", "--", self._spec.native_id)
 
     def _wait_child(self) -> int:
         command = self._engine.command("wait", self._spec.native_id)
-        return self._watch.spawn(command, self._engine.environment, Path(os.devnull))
+        return self._watch.spawn(command, self._engine.environment, self._home.waited)
+
+    def _waited(self) -> str:
+        """The exit code that ``docker wait`` printed last; empty when it did not."""
+        try:
+            return self._home.waited.read_text(errors="replace").split()[-1]
+        except (OSError, IndexError):
+            return ""
 
     def _patiently(self, ask: Callable[[], T], *, stoppable: bool = True) -> T:
         until = time.monotonic() + self._spec.engine_patience_s
@@ -166,8 +176,8 @@ class DockerRuntime:
                 self._watch.pause(_ASK_AGAIN_S, stoppable=stoppable)
 
 
-def create_arguments(spec: RunSpec, home: AttemptDir, info: EngineInfo) -> list[str]:
-    """``docker create …`` for a job. Limits that the engine cannot set are left out:
+def run_arguments(spec: RunSpec, home: AttemptDir, info: EngineInfo) -> list[str]:
+    """``docker run --detach …`` for a job. Limits that the engine cannot set are left out:
     some of them it refuses, and ``check`` says so to the operator.
 
     Raises ValueError when the image is no reference.
@@ -196,7 +206,7 @@ def create_arguments(spec: RunSpec, home: AttemptDir, info: EngineInfo) -> list[
         options["--memory"] = f"{spec.memory_mb}m"
         if info.limits_swap:
             options["--memory-swap"] = f"{spec.memory_mb}m"
-    arguments = ["create", *(word for pair in options.items() for word in pair)]
+    arguments = ["run", "--detach", *(word for pair in options.items() for word in pair)]
     for name, value in (job_environment(spec) | {"HOME": _HOME}).items():
         arguments += ["--env", f"{name}={value}"]
     arguments += ["--mount", _mount(home.rundir, "/rundir")]
@@ -216,12 +226,14 @@ def _owner(path: Path) -> str:
 
 
 def _fault(said: str) -> RuntimeFault:
-    last = said.splitlines()[-1]
+    # The client may print warnings before it, and where to find help after it.
+    lines = said.splitlines()
+    why = next((line for line in lines if "Error response" in line), lines[-1])
     if "no such image" in said.lower():
         return RuntimeFault(Fault.IMAGE_MISSING, "the image is not on this machine")
     if "/bin/sh" in said:
         return RuntimeFault(Fault.IMAGE_UNUSABLE, "the image has no /bin/sh to start run.sh")
-    return RuntimeFault(Fault.INTERNAL, f"the container could not be started: {last}")
+    return RuntimeFault(Fault.INTERNAL, f"the container could not be started: {why}")
 
 
 def _lost(sentence: str) -> Outcome:

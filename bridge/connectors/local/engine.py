@@ -98,7 +98,8 @@ class Engine:
 
     def info(self) -> EngineInfo:
         """What the engine can do."""
-        found: dict[str, Any] = json.loads(self.call("info", "--format", "{{json .}}"))
+        said = self.call("info", "--format", "{{json .}}", timeout=_PROBE_TIMEOUT_S)
+        found: dict[str, Any] = json.loads(said)
         if not found.get("ServerVersion"):
             # Some clients print their own half and end with 0.
             raise EngineAway("; ".join(found.get("ServerErrors") or ["no answer"]))

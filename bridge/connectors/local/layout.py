@@ -9,10 +9,12 @@
         once/            where the entry script leaves its marker
         state/           the stage program's own: phase, in.result, out.result
         stage.log        what the stage program printed
+        waited           what ``docker wait`` printed: the container's exit code
         supervisor.log   what the supervisor printed: empty unless it failed
 
 The folder appears under its name complete, by one rename, so a crash leaves
-either no attempt or one that can be started. Standard library only, and
+either no attempt or one that can be started. Beside ``attempts`` lies ``bell``
+(bell.py). Standard library only, and
 named tuples for dataclasses: the supervisor imports this and must start fast.
 """
 
@@ -23,6 +25,8 @@ import os
 import re
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from bridge.connectors.local.engine import EngineInfo
 
 # A native id is a folder name, a container name and part of a path.
 NATIVE_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,120}")
@@ -79,6 +83,16 @@ class AttemptDir(NamedTuple):
         return self.path / "stage.log"
 
     @property
+    def waited(self) -> Path:
+        """What ``docker wait`` printed."""
+        return self.path / "waited"
+
+    @property
+    def bell(self) -> Path:
+        """By which the bridge is told of what happens to this and all other attempts."""
+        return self.path.parent.parent / "bell"
+
+    @property
     def supervisor_log(self) -> Path:
         """What the supervisor printed."""
         return self.path / "supervisor.log"
@@ -112,6 +126,7 @@ class RunSpec(NamedTuple):
     stage: str
     node_home: str
     docker_host: str = ""
+    engine: EngineInfo | None = None  # what the Docker engine can do; None: to be asked
     network: bool = False
     pids_limit: int = 4096
     upload_patience_s: int = 3600
@@ -136,7 +151,10 @@ class RunSpec(NamedTuple):
 
         Raises OSError, ValueError or TypeError when the file is not that.
         """
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if engine := fields.get("engine"):
+            fields["engine"] = EngineInfo(*engine)
+        return cls(**fields)
 
 
 def _first_line(path: Path) -> str | None:

@@ -18,10 +18,11 @@ import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from bridge import process
-from bridge.connectors.local.layout import sync_folder
+from bridge.connectors.local import bell
+from bridge.connectors.local.layout import AttemptDir, sync_folder
 
 
 class Mark(StrEnum):
@@ -35,6 +36,9 @@ class Mark(StrEnum):
     STAGE_OUT = "stage-out"  # pid, start
     STAGE_OUT_ENDED = "stage-out-ended"  # code, sentence
     DONE = "done"  # nothing more will happen; fault, sentence when we failed
+
+
+_TOLD: Final = frozenset({Mark.MAIN, Mark.DONE})
 
 
 class Stop(StrEnum):
@@ -95,15 +99,16 @@ class Step(NamedTuple):
 class StepLog:
     """The writing side; belongs to one supervisor."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, home: AttemptDir) -> None:
         self._descriptor = descriptor
+        self._home = home
 
     @classmethod
     def claim(cls, path: Path) -> StepLog | None:
         """Become the one supervisor of an attempt, or None when there was one already."""
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        log = cls(descriptor)
+        log = cls(descriptor, AttemptDir(path.parent))
         pid = os.getpid()
         log.write(Mark.SUPERVISED, pid=pid, start=process.start_time(pid), boot=process.boot_id())
         try:
@@ -117,10 +122,14 @@ class StepLog:
         return log
 
     def write(self, mark: Mark, **fields: Any) -> None:
-        """Append one line and wait until it is on disk."""
+        """Append one line and wait until it is on disk. The bridge is told of what makes
+        a difference to people.
+        """
         line = Step(mark=mark, at=time.time(), **fields).dump()
         os.write(self._descriptor, line.encode() + b"\n")
         os.fsync(self._descriptor)
+        if mark in _TOLD:
+            bell.ring(self._home.bell, self._home.native_id)
 
 
 def read(path: Path) -> Sequence[Step]:

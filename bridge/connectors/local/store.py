@@ -4,6 +4,7 @@
     <data_dir>/attempts.new/    being written; not attempts yet
     <data_dir>/attempts.kept/   forgotten, with results that the storage would not take
     <data_dir>/attempts.trash/  forgotten, to be removed
+    <data_dir>/bell             tells the bridge of changes (bell.py)
 
 An attempt appears and goes by one rename, so none is ever seen half. Every
 method raises ConnectorUnavailable when the disk fails: nothing is known then.
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bridge.connectors.local import leftovers, steps
+from bridge.connectors.local.bell import Bell
 from bridge.connectors.local.layout import NATIVE_ID, AttemptDir, RunSpec, sync_folder
 from bridge.connectors.local.steps import Step
 from bridge.errors import ConnectorUnavailable
@@ -32,6 +34,7 @@ class Store:
         self._new = data_dir / "attempts.new"
         self.kept = data_dir / "attempts.kept"
         self.trash = data_dir / "attempts.trash"
+        self._bell = AttemptDir(self._attempts / "any").bell
 
     def home(self, native_id: str) -> AttemptDir | None:
         """The folder of an attempt, made or not; None for what is no native id."""
@@ -86,6 +89,11 @@ class Store:
         """Leave the request that an attempt stops."""
         with _disk("ask an attempt to stop"), contextlib.suppress(FileNotFoundError):
             home.cancel.touch(mode=0o600)
+
+    def bell(self) -> Bell:
+        """What supervisors ring; to be closed."""
+        with _disk("listen to supervisors"):
+            return Bell(self._bell)
 
     def put_away(self, home: AttemptDir, where: Path) -> None:
         """Move an attempt to ``kept`` or ``trash``; from now on it is unknown."""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bridge.connectors.base import Room
 from bridge.connectors.nomad.client import NomadClient
 from bridge.connectors.nomad.jobspec import MHZ_PER_CORE
+from bridge.connectors.nomad.use import Use, memory_mb, mhz, out_of_order
 from bridge.connectors.nomad.wire import Held, Node
 from bridge.models.attempt import AttemptSpec
+from bridge.models.node import NodeStatus
 
-_DRIVERS: Final = ("docker", "raw_exec")
 _PAGE: Final = 1000
 _FRESH_S: Final = 1.0  # a listing is used so long
 _AT_LEAST_S: Final = 0.2  # and so long even when something has changed since
@@ -38,40 +38,25 @@ def measure(nodes: Sequence[Node], held: Iterable[Held], wishes: Iterable[Wish])
     """The room of a pool's ``nodes`` besides what is ``held`` there and what was
     handed over. The largest machine counts in whatever state it is: it may return.
     """
-    cpu: Counter[str] = Counter()
-    memory: Counter[str] = Counter()
-    for alloc in held:
-        # The largest of its tasks: they run one after another.
-        tasks = ((alloc.allocated.tasks if alloc.allocated else None) or {}).values()
-        cpu[alloc.node_id] += max((task.cpu.cpu_shares for task in tasks), default=0)
-        memory[alloc.node_id] += max((task.memory.memory_mb for task in tasks), default=0)
+    use = Use.of(held)
     ready = [node for node in nodes if _is_ready(node)]
     waiting = tuple(wishes)
-    cores_free = sum(max(_mhz(node) - cpu[node.id], 0) // MHZ_PER_CORE for node in ready)
-    memory_free = sum(max(_memory_mb(node) - memory[node.id], 0) for node in ready)
+    cores_free = sum(max(mhz(node) - use.cpu[node.id], 0) // MHZ_PER_CORE for node in ready)
+    memory_free = sum(max(memory_mb(node) - use.memory[node.id], 0) for node in ready)
     return Room(
         slots=_ANY if ready else 0,
         cores_free=max(cores_free - sum(wish.cores for wish in waiting), 0),
         memory_free_mb=max(memory_free - sum(wish.memory_mb for wish in waiting), 0),
-        cores_total=max((_mhz(node) // MHZ_PER_CORE for node in nodes), default=0),
-        memory_total_mb=max((_memory_mb(node) for node in nodes), default=0),
+        cores_total=max((mhz(node) // MHZ_PER_CORE for node in nodes), default=0),
+        memory_total_mb=max((memory_mb(node) for node in nodes), default=0),
         ready=bool(ready),
         queues=True,
     )
 
 
 def _is_ready(node: Node) -> bool:
-    drivers = node.drivers or {}
-    healthy = all(name in drivers and drivers[name].healthy for name in _DRIVERS)
-    return node.status == "ready" and node.scheduling_eligibility == "eligible" and healthy
-
-
-def _mhz(node: Node) -> int:
-    return node.resources.cpu.cpu_shares - node.reserved.cpu.cpu_shares
-
-
-def _memory_mb(node: Node) -> int:
-    return node.resources.memory.memory_mb - node.reserved.memory.memory_mb
+    connected = node.status is NodeStatus.READY and node.scheduling_eligibility == "eligible"
+    return connected and out_of_order(node) is None
 
 
 class Capacity:
@@ -97,8 +82,7 @@ class Capacity:
         """What may be handed over now. Raises ConnectorUnavailable."""
         now = self._clock()
         if self._nodes is None or self._is_stale(self._nodes[0], now):
-            pages = self._client.nodes(self._stage_protocol, _PAGE)
-            self._nodes = (now, [node for page in pages for node in page])
+            self._nodes = (now, self._listed())
         if namespace not in self._held or self._is_stale(self._held[namespace][0], now):
             allocs = self._client.live_allocations(namespace, _PAGE)
             self._held[namespace] = (now, [alloc for page in allocs for alloc in page])
@@ -123,6 +107,18 @@ class Capacity:
     def changed(self) -> None:
         """Something happened at Nomad: the next answer is not from old listings."""
         self._changed_at = self._clock()
+
+    def _listed(self) -> list[Node]:
+        """The nodes set up for the bridge; those that their owners paused as ineligible."""
+        ours = f'Meta.bridge_home is not empty and Meta.bridge_stage == "{self._stage_protocol}"'
+        nodes = [node for page in self._client.nodes(_PAGE, ours) for node in page]
+        # Listings do not show meta, so it takes a second one to see who is paused.
+        pages = self._client.nodes(_PAGE, f"{ours} and Meta.bridge_paused is not empty")
+        paused = {node.id for page in pages for node in page}
+        return [
+            structs.replace(node, scheduling_eligibility="paused") if node.id in paused else node
+            for node in nodes
+        ]
 
     def _is_stale(self, taken: float, now: float) -> bool:
         lasts = _AT_LEAST_S if self._changed_at >= taken else _FRESH_S

@@ -27,6 +27,7 @@ from bridge.connectors.nomad.jobspec import JsonObject
 from bridge.connectors.nomad.wire import (
     Alloc,
     Evaluation,
+    FullNode,
     Held,
     Job,
     Members,
@@ -43,6 +44,7 @@ _CONNECT_TIMEOUT_S: Final = 3.05
 # An allocation in one of these holds nothing on its node any more.
 _RELEASED: Final = ("complete", "failed", "lost")
 _JOB_GONE: Final = "job not found"
+NODE_GONE: Final = "node not found"
 _JOB_EXISTS: Final = "job already exists"
 _ACL_OFF: Final = "ACL support disabled"
 
@@ -53,6 +55,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     region: str = "global"
     token: str = ""
+    from_setting: str = faults.DEFAULT_SETTING  # where the token is from
     ca_file: Path | None = None
     client_cert: Path | None = None
     client_key: Path | None = None
@@ -200,11 +203,25 @@ class NomadClient:
         }
         return self._pages("allocations", params, list[Held], needs="read-job")
 
-    def nodes(self, stage_protocol: int, page_size: int) -> Iterator[list[Node]]:
-        """Pages of the nodes set up for the bridge, in all pools, whatever their state."""
-        ready = f'Meta.bridge_home is not empty and Meta.bridge_stage == "{stage_protocol}"'
-        params = {"filter": ready, "resources": "true", "per_page": str(page_size)}
+    def nodes(self, page_size: int, where: str = "") -> Iterator[list[Node]]:
+        """Pages of the nodes of all pools, whatever their state; ``where`` is a filter in
+        Nomad's words, about full nodes.
+        """
+        params = {"resources": "true", "per_page": str(page_size)}
+        if where:
+            params["filter"] = where
         return self._pages("nodes", params, list[Node], needs="node read")
+
+    def node(self, node_id: str) -> FullNode | None:
+        """A node with what its listing lacks, or None when there is none."""
+        endpoint = self._endpoint(api.Node)
+        return self._find(
+            f"show the node {node_id}",
+            lambda: endpoint.get_node(_quoted(node_id)),
+            FullNode,
+            none_if=NODE_GONE,
+            needs="node read",
+        )
 
     def events(self, namespace: str, index: int, silence_s: float) -> requests.Response:
         """Open the event stream of a namespace from raft index ``index`` on: newline-
@@ -270,6 +287,21 @@ class NomadClient:
                 return
             yield page
 
+    def _send(
+        self, method: str, path: str, body: JsonObject | None = None, **params: str
+    ) -> requests.Response:
+        """What python-nomad has no method for. Raises what requests raises."""
+        response = self._session().request(
+            method,
+            f"{self._connection.address.rstrip('/')}/v1/{path}",
+            json=body,
+            params={"region": self._connection.region, **params},
+            timeout=self._timeout(),
+            allow_redirects=False,
+        )
+        response.raise_for_status()
+        return response
+
     def _call(self, doing: str, call: Callable[[], Any], kind: type[T], *, needs: str = "") -> T:
         try:
             return msgspec.convert(call(), kind)
@@ -295,7 +327,8 @@ class NomadClient:
         """The error for ``fault``; of a denial it says whether the token or the capabilities
         ``needs`` are at fault.
         """
-        error = faults.translated(fault, doing, registers=registers)
+        setting = self._connection.from_setting
+        error = faults.translated(fault, doing, registers=registers, setting=setting)
         if not isinstance(error, ConnectorUnavailable) or not faults.is_denial(fault):
             return error
         token_fault: Exception | None = None
@@ -303,7 +336,7 @@ class NomadClient:
             self._endpoint(api.Acl).get_self_token()
         except faults.FAULTS as exc:
             token_fault = exc
-        hint = faults.denial_hint(needs, token_fault)
+        hint = faults.denial_hint(needs, token_fault, setting)
         return ConnectorUnavailable(error.message, hint, error.retry_after)
 
     def _endpoint(self, kind: Callable[..., Any], **settings: str) -> Any:

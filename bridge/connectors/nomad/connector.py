@@ -12,14 +12,19 @@ from bridge import log, resources
 from bridge.connectors.base import Finding, Health, Room
 from bridge.connectors.nomad.capacity import Capacity
 from bridge.connectors.nomad.client import Connection, NomadClient
+from bridge.connectors.nomad.enrol import Enroller, Enrolment
 from bridge.connectors.nomad.events import Events, Pace
 from bridge.connectors.nomad.health import findings
 from bridge.connectors.nomad.jobspec import JsonObject, Settings, render
+from bridge.connectors.nomad.keeper import NodeKeeper, second
+from bridge.connectors.nomad.links import Links
+from bridge.connectors.nomad.nodes import NodeRoom
 from bridge.connectors.nomad.observe import observe, placed
 from bridge.connectors.nomad.template import load
 from bridge.connectors.nomad.wire import Alloc
 from bridge.errors import ConfigError, ConnectorUnavailable
 from bridge.models.attempt import AttemptSpec, Handle, Observation, Observed
+from bridge.models.node import Admission, EnrolRequest, NodeView
 
 _log = log.get(__name__)
 
@@ -43,6 +48,9 @@ class NomadConnector:
         prefix: str,
         settings: Settings | None = None,
         job_file: Path | None = None,
+        node_token: str = "",
+        enrolment: Enrolment | None = None,
+        ui_url: str = "",
         pace: Pace | None = None,
         name: str = "nomad",
     ) -> None:
@@ -54,6 +62,10 @@ class NomadConnector:
         self._events = Events(self._client, prefix, pace)
         self._job_file = job_file or resources.path("nomad-jobs/job.nomad.hcl")
         self._hcl = _read(self._job_file)
+        keeper = NodeKeeper(second(connection, node_token))
+        self._nodes = NodeRoom(self._client, keeper, prefix)
+        self._enroller = Enroller(enrolment or Enrolment(), keeper)
+        self._links = Links(ui_url, connection.region)
         self._template: JsonObject | None = None
         self._template_lock = threading.Lock()
 
@@ -136,6 +148,47 @@ class NomadConnector:
             changed(native_id)
 
         self._events.follow(namespaces, tell, stopped)
+
+    def enrol(self, request: EnrolRequest) -> Admission:
+        """Certificate, introduction and configuration for a node.
+
+        Raises InvalidRequest (the signing request), ConnectorUnavailable.
+        """
+        return self._enroller.admit(request)
+
+    def nodes(self) -> list[NodeView]:
+        """Every node of every pool. Raises ConnectorUnavailable."""
+        with self._client.within(_CALL_S):
+            return self._nodes.views()
+
+    def set_eligible(self, node_id: str, eligible: bool) -> None:
+        """Whether a node may be given new attempts; True ends a drain.
+
+        Raises ConnectorUnavailable.
+        """
+        self._nodes.set_eligible(node_id, eligible)
+
+    def drain(self, node_id: str, deadline_s: float) -> None:
+        """Give a node nothing more, and stop what still runs there after ``deadline_s``.
+
+        Raises ConnectorUnavailable.
+        """
+        self._nodes.drain(node_id, deadline_s)
+
+    def remove(self, node_id: str) -> None:
+        """Forget a node that is down; one that is alive is only stopped for good.
+
+        Raises ConnectorUnavailable.
+        """
+        self._nodes.remove(node_id)
+
+    def job_url(self, handle: Handle) -> str | None:
+        """Where Nomad's web interface shows an attempt, if that is configured."""
+        return self._links.job(handle)
+
+    def node_url(self, node_id: str) -> str | None:
+        """Where Nomad's web interface shows a node, if that is configured."""
+        return self._links.node(node_id)
 
     def _findings(self) -> Iterator[Finding]:
         namespaces: list[str] = []

@@ -28,9 +28,9 @@ FAULTS: Final = (
     ValueError,  # an answer that is not JSON
 )
 
-PLACE_HINT: Final = "Make the group's namespace and node pool in Nomad."
+PLACE_HINT: Final = "Make the group's namespace and node pool: `nomad-bridge nomad setup GROUP`."
 
-_RENEW: Final = "write a new one into the file of nomad.token_file and restart the bridge."
+DEFAULT_SETTING: Final = "nomad.token_file"
 _ALL_CAPABILITIES: Final = (
     "register-job, deregister-job, purge-job, read-job, list-jobs or parse-job in the group's "
     "namespace, or node read"
@@ -40,9 +40,10 @@ _INVALID: Final = ("validation", "error occurred", "errors occurred", "exceeds",
 
 
 def translated(
-    fault: Exception, doing: str, *, registers: bool = False
+    fault: Exception, doing: str, *, registers: bool = False, setting: str = DEFAULT_SETTING
 ) -> ConnectorUnavailable | JobRejected:
     """The error to raise for ``fault``, met while ``doing``, for example ``stop the job x``.
+    ``setting`` is where our token is from.
 
     ``JobRejected`` only while registering, where Nomad has looked at the job and
     refuses it as such.
@@ -50,7 +51,7 @@ def translated(
     response = response_of(fault)
     if response is not None:
         invalid = _invalid(response, doing) if registers else None
-        return invalid or _refusal(response, doing)
+        return invalid or _refusal(response, doing, setting)
     cause = _cause(fault)
     return ConnectorUnavailable(
         f"Nomad could not be asked to {doing}: {_transport(cause)}", _hint(cause), _LATER_S
@@ -83,7 +84,7 @@ def _invalid(response: requests.Response, doing: str) -> JobRejected | None:
     return JobRejected(f"Nomad refuses to {doing}: {words}", "Change what the job asks for.")
 
 
-def _refusal(response: requests.Response, doing: str) -> ConnectorUnavailable:
+def _refusal(response: requests.Response, doing: str, setting: str) -> ConnectorUnavailable:
     words = said(response)
     message, wait = f"Nomad refuses to {doing}: {words}", _OPERATOR_S
     match response.status_code:
@@ -93,7 +94,7 @@ def _refusal(response: requests.Response, doing: str) -> ConnectorUnavailable:
             message, wait = f"Nomad has too many connections to {doing}", _retry_after(response)
             hint = "Raise limits.http_max_conns_per_client on the Nomad servers."
         case 500 if "token expired" in words:
-            hint = f"Our token has expired: {_RENEW}"
+            hint = f"Our token has expired: {_renew(setting)}"
         case 400 | 500 if lacks_place(words):
             hint = PLACE_HINT
         case 400:
@@ -113,17 +114,21 @@ def is_denial(fault: Exception) -> bool:
     return response is not None and response.status_code == 403 and "disabled" not in response.text
 
 
-def denial_hint(needs: str, token_fault: Exception | None) -> str:
+def denial_hint(needs: str, token_fault: Exception | None, setting: str = DEFAULT_SETTING) -> str:
     """What to do about a denial. Nomad words it alike whatever the reason; the reason is
     in ``token_fault``, what came when it was asked about our token (None: the token).
     """
     if token_fault is None:
-        return f"The token of nomad.token_file lacks {needs or _ALL_CAPABILITIES}."
+        return f"The token of {setting} lacks {needs or _ALL_CAPABILITIES}."
     if _has_expired(token_fault):
-        return f"The token has expired: {_RENEW}"
+        return f"The token has expired: {_renew(setting)}"
     if is_denial(token_fault):
-        return f"Nomad does not know the token: {_RENEW}"
+        return f"Nomad does not know the token: {_renew(setting)}"
     return _permission_hint("")
+
+
+def _renew(setting: str) -> str:
+    return f"write a new one into the file of {setting} and restart the bridge."
 
 
 def _has_expired(fault: Exception) -> bool:

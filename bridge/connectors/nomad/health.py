@@ -84,7 +84,7 @@ def _time_left(token: Token) -> timedelta | None:
 def _version(client: NomadClient) -> Finding:
     needed = ".".join(map(str, OLDEST_VERSION))
     builds = [(member.tags or {}).get("build", "") for member in client.members().members or ()]
-    old = sorted(build for build in builds if _parsed(build) < OLDEST_VERSION)
+    old = sorted(build for build in builds if parsed_version(build) < OLDEST_VERSION)
     if old:
         return Finding(
             "version",
@@ -95,7 +95,8 @@ def _version(client: NomadClient) -> Finding:
     return Finding("version", True, ", ".join(sorted(set(builds))))
 
 
-def _parsed(build: str) -> tuple[int, ...]:
+def parsed_version(build: str) -> tuple[int, ...]:
+    """The numbers of a version like ``2.0.5-dev``; of anything else the oldest of all."""
     match = re.match(r"(\d+)\.(\d+)\.(\d+)", build)
     return tuple(map(int, match.groups())) if match else (0,)
 

@@ -8,6 +8,7 @@ Nomad interpolates is refused when it holds ``${`` or ``%{``.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -122,8 +123,21 @@ def _stage_environment(spec: AttemptSpec, settings: Settings) -> dict[str, str]:
 
 def _constraints(spec: AttemptSpec, settings: Settings) -> Iterator[JsonObject]:
     yield _equal("${meta.bridge_stage}", str(settings.stage_protocol))
-    if spec.generation is not None:
-        yield _equal("${meta.bridge_generation}", _literal("generation", spec.generation))
+    yield {"LTarget": "${meta.bridge_paused}", "RTarget": "", "Operand": "is_not_set"}
+    generations = [_literal("generation", one) for one in spec.generations]
+    if len(generations) == 1:
+        yield _equal("${meta.bridge_generation}", generations[0])
+    elif generations:
+        either = "|".join(re.escape(one) for one in generations)
+        yield {
+            "LTarget": "${meta.bridge_generation}",
+            "RTarget": f"^({either})$",
+            "Operand": "regexp",
+        }
+    if spec.native_node is not None:
+        yield _equal("${node.unique.id}", _literal("node", spec.native_node))
+    if spec.requires_limits:
+        yield _equal("${meta.bridge_limits}", "1")
 
 
 def _equal(attribute: str, value: str) -> JsonObject:

@@ -24,6 +24,7 @@ STAGE_EXITS: Final[dict[int, tuple[Cause, str]]] = {
     16: (Cause.INPUT_INVALID, "The job replaced its run directory; nothing was uploaded"),
 }
 SUPERSEDED: Final = 10
+CUT_OFF: Final = 17  # what there was is uploaded, but the program did not end by itself
 RESTARTED: Final = 212  # main's entry found that it had run here before
 
 # How Nomad words why it stops an allocation (scheduler/structs/const.go there).
@@ -32,6 +33,7 @@ _LOST: Final = "alloc is lost since its node is down"
 _PREEMPTED: Final = "Preempted"
 _OUTER_LIMIT: Final = "allocation exceeded max_run_duration"
 
+_NO_ENGINE: Final = ("cannot connect to the docker daemon", "error during connect", "eof")
 _NO_IMAGE: Final = ("failed to pull", "no such image", "failed to find docker image")
 _NO_PROGRAM: Final = ("no such file or directory", "executable file not found")
 _LONGEST: Final = 300
@@ -97,6 +99,19 @@ def _stopped(run: Run) -> Verdict | None:
     return Cause.CANCELED, "Stopped"
 
 
+def _cut_off(run: Run) -> Verdict | None:
+    """When the engine dies under a container, Nomad tells of an end with code 0 and a
+    message. When it comes back it ends what it finds, which looks like any SIGKILL; then
+    stage-out misses the mark that the program ended by itself.
+    """
+    if not run.main.started or run.main.out_of_memory:
+        return None
+    unexplained = run.main.exit_code == 0 and run.main.exit_message
+    if not unexplained and run.stage_out.exit_code != CUT_OFF:
+        return None
+    return Cause.NODE_LOST, f"The container engine of machine {run.node} ended the job"
+
+
 def _main_not_started(run: Run) -> Verdict | None:
     return None if run.main.started else _not_started(run, run.main, "The container")
 
@@ -106,6 +121,8 @@ def _not_started(run: Run, task: Task, what: str) -> Verdict:
     said = event.display_message if event else run.alloc.client_description
     words = " ".join((said or "no reason given").split())[:_LONGEST]
     lower = words.lower()
+    if any(text in lower for text in _NO_ENGINE):
+        return Cause.INTERNAL, f"The container engine of machine {run.node} did not answer"
     if any(text in lower for text in _NO_IMAGE):
         return Cause.IMAGE_MISSING, words
     if '"/bin/sh"' in lower and any(text in lower for text in _NO_PROGRAM):
@@ -119,8 +136,9 @@ def _program(run: Run) -> Verdict | None:
         return None
     if code is None:
         return Cause.INTERNAL, "Nomad does not say how the program ended"
-    note = "" if run.stage_out.exit_code == 0 else "; its results could not be uploaded"
-    if (run.main.terminated or {}).get("oom_killed") == "true":
+    uploaded = run.stage_out.exit_code in (0, CUT_OFF)
+    note = "" if uploaded else "; its results could not be uploaded"
+    if run.main.out_of_memory:
         return Cause.OOM, f"Killed for using more memory than asked for{note}"
     return Cause.EXIT, f"Exit code {code}{note}"
 
@@ -145,6 +163,7 @@ _RULES: Final[tuple[Callable[[Run], Verdict | None], ...]] = (
     _outer_limit,
     _staging_failed,
     _stopped,
+    _cut_off,
     _main_not_started,
     _program,
     _upload,

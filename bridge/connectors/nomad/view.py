@@ -60,6 +60,16 @@ class Task(Struct, frozen=True):
         return int(code) if code.lstrip("-").isdigit() else None
 
     @property
+    def exit_message(self) -> str:
+        """What its driver says about the end of its program; usually nothing."""
+        return (self.terminated or _NO_DETAILS).get("exit_message", "")
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the kernel ended its program for its memory limit."""
+        return (self.terminated or _NO_DETAILS).get("oom_killed") == "true"
+
+    @property
     def killed(self) -> bool:
         """Whether Nomad stopped it before its program ended."""
         for event in self.events:

@@ -19,6 +19,9 @@ _CONSTRAINTS = {
     "bridge_home": "not set up for this bridge",
     "bridge_stage": "with a stage program of another version",
     "bridge_generation": "not enrolled since the compute secret was rotated",
+    "bridge_paused": "paused by the owner",
+    "bridge_limits": "without limits of memory and cores for containers",
+    "node.unique.id": "not the one that is meant",
     "missing drivers": "without a healthy container engine",
 }
 

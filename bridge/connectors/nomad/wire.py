@@ -10,6 +10,8 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from bridge.models.node import NodeStatus
+
 
 class Event(Struct, frozen=True, rename="pascal"):
     """One of the last ten things that happened to a task."""
@@ -55,17 +57,25 @@ class Memory(Struct, frozen=True, rename="pascal"):
     memory_mb: int = field(name="MemoryMB", default=0)
 
 
+class Disk(Struct, frozen=True, rename="pascal"):
+    """Disk space in MiB."""
+
+    disk_mb: int = field(name="DiskMB", default=0)
+
+
 class Resources(Struct, frozen=True, rename="pascal"):
     """Of a node, or of one task of an allocation."""
 
     cpu: Cpu = field(default_factory=Cpu)
     memory: Memory = field(default_factory=Memory)
+    disk: Disk = field(default_factory=Disk)
 
 
 class Allocated(Struct, frozen=True, rename="pascal"):
-    """What the tasks of an allocation were given."""
+    """What the tasks of an allocation were given, and the allocation itself."""
 
     tasks: dict[str, Resources] | None = None
+    shared: Disk = field(default_factory=Disk)
 
 
 class Held(Struct, frozen=True, rename="pascal"):
@@ -80,18 +90,34 @@ class Driver(Struct, frozen=True, rename="pascal"):
     """A task driver of a node."""
 
     healthy: bool = False
+    health_description: str = ""
 
 
 class Node(Struct, frozen=True, rename="pascal"):
-    """A list stub of a node. ``status`` is initializing, ready, down or disconnected."""
+    """A list stub of a node. It lacks ``meta``, though listings can be filtered by it."""
 
     id: str = field(name="ID")
     node_pool: str
-    status: str
+    status: NodeStatus
+    name: str = ""
+    version: str = ""
     scheduling_eligibility: str = ""
+    drain: bool = False
+    modify_index: int = 0
     drivers: dict[str, Driver] | None = None
     resources: Resources = field(name="NodeResources", default_factory=Resources)
     reserved: Resources = field(name="ReservedResources", default_factory=Resources)
+
+
+class FullNode(Struct, frozen=True, rename="pascal"):
+    """What only a node itself tells. It changes with the node's ``modify_index``."""
+
+    id: str = field(name="ID")
+    modify_index: int
+    status: NodeStatus
+    meta: dict[str, str] | None = None
+    attributes: dict[str, str] | None = None
+    status_updated_at: int = 0  # Unix seconds
 
 
 class Metric(Struct, frozen=True, rename="pascal"):

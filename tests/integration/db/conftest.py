@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from bridge.db import identity, jobs, queue
+from bridge.db import identity, intake, queue
 from bridge.db.engine import Connection, Database
 from bridge.db.queue import Waiting
 from bridge.models.identity import Group, User
@@ -53,10 +53,10 @@ class Lab:
             )
         )
 
-    def insert(self, *new: NewJob, user: User | None = None) -> list[UUID | jobs.Clash]:
+    def insert(self, *new: NewJob, user: User | None = None) -> list[UUID | intake.Clash]:
         owner = user or self.ada
         return self.db.write(
-            lambda conn: jobs.insert_many(
+            lambda conn: intake.insert_many(
                 conn, group_id=owner.group_id, user_id=owner.id, jobs=new, now=NOW
             )
         )

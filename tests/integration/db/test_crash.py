@@ -16,7 +16,7 @@ from tests.integration.db.conftest import Lab, waiting
 # Four threads write; each prints the ids of a call when it has returned.
 PROGRAM = """
 import sys, threading, time, uuid
-from bridge.db import jobs
+from bridge.db import intake
 from bridge.db.engine import Database
 from bridge.models.job import NewJob
 
@@ -26,7 +26,7 @@ group, user = (uuid.UUID(word) for word in sys.argv[2:4])
 def work():
     while True:
         new = [NewJob(bucket_id=uuid.uuid4(), image="a:1") for _ in range(20)]
-        ids = db.write(lambda conn: jobs.insert_many(
+        ids = db.write(lambda conn: intake.insert_many(
             conn, group_id=group, user_id=user, jobs=new, now=time.time()))
         sys.stdout.write(" ".join(map(str, ids)) + "\\n")
         sys.stdout.flush()

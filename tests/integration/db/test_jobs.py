@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from bridge.db import jobs, queue
-from bridge.db.jobs import Clash, JobFilter
+from bridge.db.intake import Clash
+from bridge.db.jobs import JobFilter
 from bridge.db.queue import Waiting
 from bridge.models.job import MOVES, Job, JobState, NewJob, Phase
 from tests.integration.db.conftest import NOW, Lab, new_job, waiting

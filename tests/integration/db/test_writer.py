@@ -61,12 +61,12 @@ class Held:
         assert begun.wait(10)
 
     def write(self, *changes: Callable[[Connection], Any]) -> list[Future[Any]]:
-        waiting = store(self.db)._writer._queue
+        waiting = store(self.db)._writer._waiting
         futures = []
         for change in changes:  # one by one, so that their order is known
-            size = waiting.qsize()
+            size = len(waiting)
             futures.append(self.pool.submit(self.db.write, change))
-            eventually(lambda size=size: waiting.qsize() > size)  # type: ignore[misc]
+            eventually(lambda size=size: len(waiting) > size)  # type: ignore[misc]
         return futures
 
     def release(self) -> None:

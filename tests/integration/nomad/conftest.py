@@ -18,13 +18,11 @@ from bridge.models.attempt import AttemptSpec, Handle, Observation, Observed
 from bridge.models.job import Phase
 from tests.integration.nomad.house import House, RealStage, house, in_folder, in_s3
 from tests.support import needs
-from tests.support.nomad_cluster import POOL, NomadCluster, cluster
+from tests.support.nomad_cluster import POOL, NomadCluster
 from tests.support.poll import eventually
 from tests.support.s3 import S3
 
 PREFIX = "bridge-it-"
-
-_FAKE_STAGE = Path(__file__).parents[2] / "support" / "fake_stage.sh"
 
 
 @pytest.fixture(scope="session")
@@ -35,19 +33,6 @@ def image() -> Iterator[str]:
     subprocess.run(["docker", "tag", needs.IMAGE, local], check=True, timeout=60)
     yield name
     subprocess.run(["docker", "rmi", local], check=False, timeout=60, stdout=subprocess.DEVNULL)
-
-
-@pytest.fixture(scope="session")
-def nomad() -> Iterator[NomadCluster]:
-    """A cluster whose node has the stand-in for stage."""
-    for name in ("nomad", "docker"):
-        needs.need(name)
-    with cluster() as running:
-        stage = running.node_home / "bin" / "stage"
-        stage.write_bytes(_FAKE_STAGE.read_bytes())
-        stage.chmod(0o755)
-        (running.node_home / "jobs").mkdir()
-        yield running
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +103,6 @@ def trial(connector: NomadConnector, nomad: NomadCluster, image: str) -> Iterato
             "group": "lab",
             "code_bucket": "code-abc",
             "node_pool": POOL,
-            "generation": None,
             "bucket_id": bucket_id,
             "image": image,
             "input_sha256": None,

@@ -160,16 +160,6 @@ def test_cancel_before_the_node_starts_anything(trial: MakeTrial) -> None:
     assert (seen.cause, seen.started_at) == (Cause.CANCELED, None)
 
 
-def test_cancel_while_staging_in(trial: MakeTrial) -> None:
-    one = trial("echo ran >ran.txt")
-    one.hold("in")
-    one.connector.submit(one.spec)
-    eventually((one.bucket / "in.env").exists, timeout=20)
-    one.connector.cancel(one.handle)
-    seen = one.end()
-    assert (seen.cause, seen.started_at) == (Cause.CANCELED, None)
-
-
 def test_cancel_while_running_uploads_partial_results(trial: MakeTrial) -> None:
     one = trial("trap 'echo tidy >tidy.txt; exit 9' TERM; echo half >half.txt; sleep 60 & wait")
     one.connector.submit(one.spec)
@@ -196,41 +186,6 @@ def test_the_recorded_job_file_is_what_nomad_makes_of_the_shipped_one(
     connector: NomadConnector,
 ) -> None:
     assert connector._parsed(POOL) == recorded.template()
-
-
-def test_submit_twice_is_one_run(trial: MakeTrial) -> None:
-    one = trial("echo ran")
-    one.connector.submit(one.spec)
-    one.connector.submit(one.spec)
-    one.end()
-    one.connector.submit(one.spec)  # also when it has ended
-    assert one.look().state is Observed.ENDED
-    assert one.file("joblog.txt") == "ran\n"
-
-
-def test_a_canceled_job_is_not_created_by_a_late_submit(trial: MakeTrial) -> None:
-    one = trial("echo ran")
-    one.hold("in")
-    one.connector.submit(one.spec)
-    one.connector.cancel(one.handle)
-    one.end()
-    one.connector.submit(one.spec)
-    assert one.look().cause is Cause.CANCELED
-
-
-def test_forget_then_gone(trial: MakeTrial) -> None:
-    one, seen = run(trial, "true")
-    assert seen.cause is None
-    one.connector.forget(one.handle)
-    one.connector.forget(one.handle)
-    one.connector.cancel(one.handle)
-    eventually(lambda: one.look().state is Observed.GONE, timeout=10)
-
-
-def test_an_attempt_that_was_never_submitted_is_gone(trial: MakeTrial) -> None:
-    one = trial("true")
-    assert one.look().state is Observed.GONE
-    one.connector.cancel(one.handle)
 
 
 def test_many_are_polled_together_and_swept(trial: MakeTrial, connector: NomadConnector) -> None:

@@ -36,7 +36,7 @@ quick = settings(max_examples=60, deadline=None)
 @given(json_values | half_right)
 def test_any_json(value: object) -> None:
     ben = Door(_CLIENT, _BRIDGE.ben)
-    for path in ("/v1/jobs", "/v1/users", "/v1/compute-secret/rotate"):
+    for path in ("/v1/jobs", "/v1/users", "/v1/compute-secret/rotate", "/v1/nodes/n1/drain"):
         response = ben.post(path, msgspec.json.encode(value))
         if response.status_code not in {200, 201}:
             assert_canonical_error(response, response.status_code)

@@ -64,6 +64,14 @@ def test_cancel_may_be_repeated(ben: Door) -> None:
     assert first.get_json()["cancel_requested_at"] == "2026-01-01T00:00:00.250Z"
 
 
+def test_only_admins_are_led_to_the_schedulers_own_pages(ben: Door, anna: Door) -> None:
+    job = submitted(ben)
+    assert job["ui_url"] is None
+    assert anna.get(f"/v1/jobs/{job['id']}").get_json()["ui_url"] == "https://nomad.test/ui/jobs/1"
+    listed = anna.get("/v1/jobs").get_json()["jobs"]
+    assert [one["ui_url"] for one in listed] == ["https://nomad.test/ui/jobs/1"]
+
+
 def test_hold_and_release(ben: Door) -> None:
     job = submitted(ben)
     assert ben.post(f"/v1/jobs/{job['id']}/hold").get_json()["hold"] is True
@@ -96,10 +104,12 @@ def test_attempts_show_what_happened_and_only_admins_the_schedulers_name(
         "exit_code": None,
         "cause": "node_lost",
         "reason": "the node went away",
+        "ui_url": None,
     }
     assert (second["number"], second["state"], second["cause"]) == (2, "running", None)
     seen = anna.get(f"/v1/jobs/{job['id']}/attempts").get_json()["attempts"]
     assert seen[1]["native_id"] == f"bridge-test-{UUID(job['id']).hex}-2"
+    assert seen[1]["ui_url"] == "https://nomad.test/ui"
 
 
 def test_explain_says_it_in_a_sentence_and_in_numbers(ben: Door, cleo: Door) -> None:

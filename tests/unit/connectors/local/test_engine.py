@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.connectors.local.docker import create_arguments
+from bridge.connectors.local.docker import run_arguments
 from bridge.connectors.local.engine import EngineInfo, missing_limits, run_reference
 from bridge.connectors.local.layout import AttemptDir, RunSpec
 
@@ -53,7 +53,7 @@ def test_what_is_no_reference_is_refused(image: str) -> None:
 
 
 def test_a_container_is_confined(home: AttemptDir) -> None:
-    asked = create_arguments(SPEC, home, ENGINE)
+    asked = run_arguments(SPEC, home, ENGINE)
     wanted = {
         "--network": "none",
         "--cap-drop": "ALL",
@@ -78,22 +78,22 @@ def test_a_container_is_confined(home: AttemptDir) -> None:
 
 
 def test_any_folder_can_be_mounted(home: AttemptDir) -> None:
-    asked = create_arguments(SPEC, home, ENGINE)
+    asked = run_arguments(SPEC, home, ENGINE)
     source = str(home.rundir).replace('"', '""')
     assert f'type=bind,"source={source}",target=/rundir' in asked
 
 
 def test_root_of_the_container_beside_a_rootless_engine(home: AttemptDir) -> None:
-    asked = create_arguments(SPEC, home, ENGINE._replace(rootless=True))
+    asked = run_arguments(SPEC, home, ENGINE._replace(rootless=True))
     assert option(asked, "--user") == "0:0"
 
 
 def test_a_network_only_where_configured(home: AttemptDir) -> None:
-    assert "--network" not in create_arguments(SPEC._replace(network=True), home, ENGINE)
+    assert "--network" not in run_arguments(SPEC._replace(network=True), home, ENGINE)
 
 
 def test_never_more_cores_than_the_engine_has(home: AttemptDir) -> None:
-    asked = create_arguments(SPEC._replace(cores=64), home, ENGINE)
+    asked = run_arguments(SPEC._replace(cores=64), home, ENGINE)
     assert option(asked, "--cpus") == "8"
     assert "OMP_NUM_THREADS=64" in asked
 
@@ -102,7 +102,7 @@ def test_limits_that_an_engine_lacks_are_left_out(home: AttemptDir) -> None:
     poor = ENGINE._replace(
         limits_memory=False, limits_swap=False, limits_cores=False, limits_pids=False
     )
-    asked = create_arguments(SPEC, home, poor)
+    asked = run_arguments(SPEC, home, poor)
     assert not {"--memory", "--memory-swap", "--cpus", "--pids-limit"} & set(asked)
     assert missing_limits(poor) == ["memory", "cores", "processes"]
     assert missing_limits(ENGINE) == []

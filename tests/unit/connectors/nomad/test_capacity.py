@@ -15,7 +15,7 @@ from bridge.connectors.nomad.connector import NomadConnector
 from bridge.connectors.nomad.wire import Held, Node
 from bridge.errors import ConnectorUnavailable
 from bridge.models.attempt import AttemptSpec, Handle
-from tests.support.fake_nomad import Answer, FakeNomad
+from tests.support.fake_nomad import Answer, FakeNomad, Request, Route
 
 HEALTHY = {"docker": {"Healthy": True}, "raw_exec": {"Healthy": True}}
 
@@ -120,10 +120,20 @@ def clock() -> Clock:
     return Clock()
 
 
+def listing(nodes: list[Any], paused: tuple[str, ...] = ()) -> Route:
+    """As Nomad, which lists no meta but filters by it."""
+
+    def answer(request: Request) -> Answer:
+        only_paused = "Meta.bridge_paused is not empty" in request.query["filter"]
+        return Answer(200, [node for node in nodes if not only_paused or node["ID"] in paused])
+
+    return answer
+
+
 @pytest.fixture
 def capacity(client: NomadClient, nomad: FakeNomad, clock: Clock) -> Capacity:
     other = raw_node("n9", cores=64, NodePool="g-other")
-    nomad.routes["GET", "/v1/nodes"] = Answer(200, [raw_node(), other])
+    nomad.routes["GET", "/v1/nodes"] = listing([raw_node(), other])
     nomad.routes["GET", "/v1/allocations"] = Answer(200, [raw_held("bridge-x-1")])
     return Capacity(client, stage_protocol=1, clock=clock)
 
@@ -136,7 +146,6 @@ def spec(native_id: str, cores: int = 1) -> AttemptSpec:
         group="lab",
         code_bucket="code-abc",
         node_pool="g-lab",
-        generation=None,
         bucket_id=uuid.uuid4(),
         image="a:1",
         input_sha256=None,
@@ -149,20 +158,32 @@ def spec(native_id: str, cores: int = 1) -> AttemptSpec:
 def test_only_the_pools_own_nodes_count(capacity: Capacity, nomad: FakeNomad) -> None:
     room = capacity.room("g-lab", "g-lab")
     assert (room.cores_free, room.cores_total) == (3, 4)
-    nodes, allocations = nomad.requests
+    nodes, _, allocations = nomad.requests
     assert 'Meta.bridge_stage == "1"' in nodes.query["filter"]
     assert allocations.query["namespace"] == "g-lab"
     assert allocations.query["task_states"] == "false"
+
+
+def test_a_machine_that_its_owner_paused_is_no_room(
+    capacity: Capacity, nomad: FakeNomad, clock: Clock
+) -> None:
+    nodes = [raw_node("n1"), raw_node("n2", cores=2)]
+    nomad.routes["GET", "/v1/nodes"] = listing(nodes, paused=("n1",))
+    assert capacity.room("g-lab", "g-lab").cores_free == 2
+    nomad.routes["GET", "/v1/nodes"] = listing(nodes, paused=("n1", "n2"))
+    clock.now += 1
+    room = capacity.room("g-lab", "g-lab")
+    assert (room.ready, room.cores_free, room.cores_total) == (False, 0, 4)
 
 
 def test_listings_last_a_second(capacity: Capacity, nomad: FakeNomad, clock: Clock) -> None:
     for _ in range(5):
         capacity.room("g-lab", "g-lab")
         clock.now += 0.15
-    assert len(nomad.requests) == 2
+    assert len(nomad.requests) == 3
     clock.now += 0.5
     capacity.room("g-lab", "g-lab")
-    assert len(nomad.requests) == 4
+    assert len(nomad.requests) == 6
 
 
 def test_a_change_is_seen_sooner_but_not_each_one(
@@ -172,10 +193,10 @@ def test_a_change_is_seen_sooner_but_not_each_one(
     for _ in range(10):
         capacity.changed()
         capacity.room("g-lab", "g-lab")
-    assert len(nomad.requests) == 2
+    assert len(nomad.requests) == 3
     clock.now += 0.25
     capacity.room("g-lab", "g-lab")
-    assert len(nomad.requests) == 4
+    assert len(nomad.requests) == 6
 
 
 def test_a_hand_over_takes_room_until_it_is_listed(

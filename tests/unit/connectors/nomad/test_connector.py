@@ -161,7 +161,6 @@ def spec(number: int) -> AttemptSpec:
         group="lab",
         code_bucket="code-abc",
         node_pool="g-lab",
-        generation=None,
         bucket_id=uuid.uuid4(),
         image="psi4:1.5",
         input_sha256=None,

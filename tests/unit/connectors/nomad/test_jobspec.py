@@ -33,7 +33,6 @@ SPEC = AttemptSpec(
     group="lab",
     code_bucket="code-abc",
     node_pool="g-lab",
-    generation=None,
     bucket_id=uuid.uuid4(),
     image="psi4:1.5",
     input_sha256="ab" * 32,
@@ -74,12 +73,25 @@ def test_group() -> None:
     assert group["Constraints"] == [
         {"LTarget": "${meta.bridge_home}", "RTarget": "", "Operand": "is_set"},
         {"LTarget": "${meta.bridge_stage}", "RTarget": "1", "Operand": "="},
+        {"LTarget": "${meta.bridge_paused}", "RTarget": "", "Operand": "is_not_set"},
     ]
 
 
-def test_generation_only_where_the_group_has_one() -> None:
-    wanted = {"LTarget": "${meta.bridge_generation}", "RTarget": "g7", "Operand": "="}
-    assert wanted in rendered(generation="g7")["TaskGroups"][0]["Constraints"]
+@pytest.mark.parametrize(
+    ("generations", "value", "operand"),
+    [(("g7",), "g7", "="), (("g7", "g6"), "^(g7|g6)$", "regexp")],
+)
+def test_generation_only_where_the_group_has_one(
+    generations: tuple[str, ...], value: str, operand: str
+) -> None:
+    wanted = {"LTarget": "${meta.bridge_generation}", "RTarget": value, "Operand": operand}
+    assert wanted in _group(rendered(generations=generations))["Constraints"]
+
+
+def test_a_pin_and_limits_are_constraints() -> None:
+    constraints = _group(rendered(native_node="n1", requires_limits=True))["Constraints"]
+    assert {"LTarget": "${node.unique.id}", "RTarget": "n1", "Operand": "="} in constraints
+    assert {"LTarget": "${meta.bridge_limits}", "RTarget": "1", "Operand": "="} in constraints
 
 
 def test_main() -> None:
@@ -169,10 +181,10 @@ def test_a_job_without_a_pool_of_its_own_is_refused(pool: str) -> None:
         rendered(node_pool=pool)
 
 
-@given(image=st.text(max_size=40), generation=st.none() | st.text(max_size=10))
-def test_user_text_is_passed_as_it_is_or_refused(image: str, generation: str | None) -> None:
+@given(image=st.text(max_size=40), generations=st.lists(st.text(max_size=10), max_size=2))
+def test_user_text_is_passed_as_it_is_or_refused(image: str, generations: list[str]) -> None:
     try:
-        job = rendered(image=image, generation=generation)
+        job = rendered(image=image, generations=tuple(generations))
     except JobRejected:
         return
     found = json.dumps([tasks(job)["main"]["Config"]["image"], image])

@@ -25,6 +25,8 @@ EXPECTED = {
     # Its stage was an old one, which failed after the cancel: still canceled.
     "cancel-in-stage-in": Expected(ENDED, Cause.CANCELED, reason="Stopped"),
     "cancel-in-stage-out": Expected(ENDED, None, 0),
+    "cancel-while-staging": Expected(ENDED, Cause.CANCELED, reason="Stopped"),
+    "canceled": Expected(ENDED, Cause.CANCELED, 143, reason="Stopped"),
     "cancel-stubborn": Expected(ENDED, Cause.CANCELED, 137, reason="Stopped"),
     # main trapped SIGTERM and ended with 0.
     "cancel": Expected(ENDED, Cause.CANCELED, 0, reason="Stopped"),
@@ -43,6 +45,7 @@ EXPECTED = {
         reason="Failed to pull `nosuch/image:1`: Error response from daemon: Get "
         '"https://registry-1.docker.io/v2/": dial tcp: lookup registry-1.docker.io: no such host',
     ),
+    "input-missing": Expected(ENDED, Cause.INPUT_MISSING, reason="Input files missing"),
     "lost": Expected(Observed.RUNNING, phase=Phase.EXECUTING),
     "mrd": Expected(
         ENDED,
@@ -55,12 +58,22 @@ EXPECTED = {
         ENDED, Cause.INTERNAL, reason="The machine's program `stage in` ended with code 2"
     ),
     "oom": Expected(ENDED, Cause.OOM, 137, reason="Killed for using more memory than asked for"),
+    "running": Expected(Observed.RUNNING, phase=Phase.EXECUTING),
+    "staging": Expected(Observed.PENDING, phase=Phase.STAGING),
+    "success": Expected(ENDED, None, 0),
+    "superseded": Expected(
+        ENDED, Cause.WITHDRAWN, reason="Superseded by another run of the same job"
+    ),
     "symlink": Expected(ENDED, None, 0),
     "too-big": Expected(
         Observed.PENDING,
         reason="Waiting for a machine: not enough memory free on 1 machine "
         "(the job needs 900000 MiB)",
     ),
+    "upload-failed": Expected(
+        ENDED, Cause.STORAGE, 0, reason="The storage could not be reached for too long"
+    ),
+    "uploading-after-cancel": Expected(Observed.RUNNING, phase=Phase.UPLOADING),
 }
 
 

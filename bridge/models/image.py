@@ -1,0 +1,13 @@
+"""References of container images: a name in the group's code bucket, or one in a registry."""
+
+from __future__ import annotations
+
+
+def registry_of(image: str) -> str | None:
+    """The host of a reference's registry, with its port; None for a name of the group's own.
+
+    As Docker sees it: the part before the first slash, where it looks like a host.
+    """
+    first, slash, _ = image.partition("/")
+    is_host = slash and (first == "localhost" or "." in first or ":" in first)
+    return first if is_host else None
