@@ -19,6 +19,7 @@ _log = log.get(__name__)
 
 _FORGET_EVERY_S: Final = 30.0
 _STORAGE_EVERY_S: Final = 5.0
+_USES_EVERY_S: Final = 5.0
 _ARCHIVE_EVERY_S: Final = 300.0
 _LONGEST_BACK_OFF_S: Final = 30.0
 _LOOKS_PER_LEASE: Final = 4
@@ -94,6 +95,7 @@ def loops(bridge: Bridge, config: Config) -> list[Loop]:
             for loop in leading:
                 loop.wake()
 
+    found.append(Loop("uses", bridge.access.store_uses, interval=_USES_EVERY_S))
     if bridge.storage is not None:
         found.append(Loop("storage", bridge.storage.ensure, interval=_STORAGE_EVERY_S))
     every = config.queue.lease_s / _LOOKS_PER_LEASE

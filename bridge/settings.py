@@ -97,8 +97,13 @@ class Queue(Section, frozen=True, kw_only=True):
     """How jobs are handed to schedulers and watched."""
 
     feed_interval_s: Annotated[
-        float, Meta(gt=0, description="Seconds between two looks for jobs that can be handed over.")
-    ] = 0.1
+        float,
+        Meta(
+            gt=0,
+            description="Seconds between two looks for jobs that can be handed over; submissions "
+            "and ends of jobs do not wait for it.",
+        ),
+    ] = 0.5
     reconcile_interval_s: Annotated[
         float, Meta(gt=0, description="Seconds between two looks at attempts that are under way.")
     ] = 0.2

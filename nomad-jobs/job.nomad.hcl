@@ -9,7 +9,8 @@
 #             once the group has enrolled nodes, on their generation
 #   stage-in  the BRIDGE_* variables of the job, but not BRIDGE_HOME
 #   stage-out the same
-#   main      image, cpu (1000 for each core), memory, the *_NUM_THREADS variables
+#   main      image (where its driver has one), cpu (1000 for each core), memory, the
+#             *_NUM_THREADS variables
 #
 # Keep: one group with count = 1, the three tasks by their names, their lifecycle
 # hooks, no restarts, no reschedules and the disconnect block: the bridge itself

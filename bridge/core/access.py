@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
+from uuid import UUID
 
 from bridge.db import identity
 from bridge.db.engine import Connection, Database
-from bridge.errors import Forbidden, Unauthenticated, Unavailable
+from bridge.errors import Forbidden, Unauthenticated
 from bridge.models.identity import Caller, Group, Role, User
 from bridge.models.secret import SecretKind, digest, kind_of, same
 
@@ -22,6 +22,7 @@ class Access:
     def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
         self._db = db
         self._clock = clock
+        self._uses: dict[UUID, float] = {}  # not stored yet
 
     def by_secret(self, secret: str) -> Caller:
         """The member behind an API secret.
@@ -71,12 +72,25 @@ class Access:
             raise not_the_compute_secret()
         return group
 
+    def store_uses(self) -> None:
+        """Store when members last used their secrets. Raises Unavailable; call it again then."""
+        uses = self._uses.copy()
+
+        def write(conn: Connection) -> None:
+            for user_id, at in uses.items():
+                identity.touch_last_used(conn, user_id, at)
+
+        if uses:
+            self._db.write(write)
+        for user_id in uses:
+            del self._uses[user_id]
+
     def _note_use(self, user: User) -> None:
+        """Only noted: whoever reads shall not wait for those who write."""
         now = self._clock()
-        if user.last_used_at is None or now - user.last_used_at >= _LAST_USED_EVERY_S:
-            # A full disk keeps nobody from reading.
-            with contextlib.suppress(Unavailable):
-                self._db.write(lambda conn: identity.touch_last_used(conn, user.id, now))
+        before = self._uses.get(user.id, user.last_used_at)
+        if before is None or now - before >= _LAST_USED_EVERY_S:
+            self._uses[user.id] = now
 
 
 def not_the_compute_secret() -> Unauthenticated:

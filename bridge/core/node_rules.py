@@ -176,4 +176,5 @@ def _shown(view: NodeView, ineligible: str) -> tuple[NodeState, str | None]:
         return NodeState.PAUSED, "by its owner; run.sh --resume there"
     if not view.eligible:
         return NodeState.INELIGIBLE, ineligible
-    return NodeState(view.status.value), None
+    trouble = view.trouble if view.status is NodeStatus.READY else None
+    return NodeState.INELIGIBLE if trouble else NodeState(view.status.value), trouble

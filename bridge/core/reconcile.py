@@ -29,6 +29,8 @@ from bridge.points import Point
 _log = log.get(__name__)
 
 _BATCH: Final = 200
+# So that what happened right after a look is recorded within the interval, too.
+_EARLY: Final = 0.9
 
 
 class Hints:
@@ -143,7 +145,7 @@ class Reconciler:
         hinted = self._hints.take(connector.name)
         if hinted is None or now >= self._next_full_look.get(connector.name, 0.0):
             ended = self._look_at_all(connector)
-            self._next_full_look[connector.name] = now + self._full_look_every_s
+            self._next_full_look[connector.name] = now + _EARLY * self._full_look_every_s
             return ended
         due = self._db.read(
             lambda conn: attempts.due(conn, connector.name, hinted, now=now, limit=_BATCH)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
+from functools import cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -58,6 +59,7 @@ _IN_ARCHIVE: Final = Prepared(
     .join_from(jobs_archive, users, jobs_archive.c.user_id == users.c.id)
     .where(jobs_archive.c.id == bindparam("id"))
 )
+_AFTER_ALL: Final = b"\xff" * 17  # no id is as high
 _AT_ONCE: Final = 64  # jobs that one statement looks up
 _STILL_WAIT: Final = Prepared(
     _JOBS.where(
@@ -154,33 +156,44 @@ def find(conn: Connection, wanted: JobFilter, limit: int, before: UUID | None = 
 
 
 def _page(conn: Connection, wanted: JobFilter, limit: int, before: UUID | None) -> list[Job]:
-    states = [wanted.state] if wanted.state else list(JobState)
-    # One range of an index for each state; the newest of them all are the page.
-    parts = [_newest(wanted, state, limit, before).subquery() for state in states]
-    ids = union_all(*(select(part.c.id) for part in parts)).subquery()
-    page = conn.execute(select(ids.c.id).order_by(ids.c.id.desc()).limit(limit)).scalars()
-    found = get_many(conn, [UUID(bytes=job_id) for job_id in page])
-    return sorted(found, key=lambda job: job.id, reverse=True)
-
-
-def _newest(
-    wanted: JobFilter, state: JobState, limit: int, before: UUID | None
-) -> Select[tuple[bytes]]:
-    query = select(table.c.id).where(
-        table.c.group_id == wanted.group_id.bytes, table.c.state == state.value
+    given = {name: value for name, value in msgspec.structs.asdict(wanted).items() if value}
+    rows = _listing(frozenset(given)).all(
+        conn,
+        **{name: _plain(value) for name, value in given.items()},
+        before=before.bytes if before else _AFTER_ALL,
+        most=limit,
     )
-    if wanted.user_id is not None:
-        query = query.where(table.c.user_id == wanted.user_id.bytes)
-    if wanted.user is not None:
+    return [_job(row) for row in rows]
+
+
+@cache
+def _listing(given: frozenset[str]) -> Prepared:
+    """Lists jobs, newest first, by the fields of JobFilter that are given."""
+    chosen: Any = bindparam("state")
+    states = [chosen] if "state" in given else [state.value for state in JobState]
+    # One range of an index for each state; the newest of them all are the page.
+    parts = [_newest(given, state).subquery() for state in states]
+    every = union_all(*(select(part.c.id) for part in parts)).subquery()
+    page = select(every.c.id).order_by(every.c.id.desc()).limit(bindparam("most"))
+    return Prepared(_JOBS.where(table.c.id.in_(page)).order_by(table.c.id.desc()))
+
+
+def _newest(given: frozenset[str], state: Any) -> Select[tuple[bytes]]:
+    query = select(table.c.id).where(
+        table.c.group_id == bindparam("group_id"),
+        table.c.state == state,
+        table.c.id < bindparam("before"),
+    )
+    if "user_id" in given:
+        query = query.where(table.c.user_id == bindparam("user_id"))
+    if "user" in given:
         named = select(users.c.id).where(
-            users.c.group_id == wanted.group_id.bytes, users.c.name == wanted.user
+            users.c.group_id == bindparam("group_id"), users.c.name == bindparam("user")
         )
         query = query.where(table.c.user_id == named.scalar_subquery())
-    if wanted.set is not None:
-        query = query.where(table.c.set_name == wanted.set)
-    if before is not None:
-        query = query.where(table.c.id < before.bytes)
-    return query.order_by(table.c.id.desc()).limit(limit)
+    if "set" in given:
+        query = query.where(table.c.set_name == bindparam("set"))
+    return query.order_by(table.c.id.desc()).limit(bindparam("most"))
 
 
 def move(
@@ -301,7 +314,9 @@ def _change_one(
 
 
 def _plain(value: object) -> object:
-    """A driver need not know our enums."""
+    """A driver need not know our types."""
+    if isinstance(value, UUID):
+        return value.bytes
     return value.value if isinstance(value, StrEnum) else value
 
 

@@ -29,11 +29,29 @@ setup() {
     TAG=bridge.invalid/$IMAGE
 }
 teardown() {
+    [ -z "${REGISTRY_PID:-}" ] || kill "$REGISTRY_PID"
     docker rmi "${TAG:-none}" >/dev/null 2>&1 || true
 }
 
 publish() { # archive
     cp "$BATS_FILE_TMPDIR/$1.tgz" "$STORE/$CODE_BUCKET/${IMAGE%:*}-${IMAGE#*:}.tgz"
+}
+
+# A registry with one image, tool:1, that wants the password "right".
+start_registry() {
+    # -P: the modules beside it are not those of the same names.
+    python3 -P "$ROOT/tests/support/registry.py" "$BATS_FILE_TMPDIR/first.tgz" \
+        >"$BATS_TEST_TMPDIR/registry.out" 2>"$BATS_TEST_TMPDIR/registry.log" 3>&- &
+    REGISTRY_PID=$!
+    eventually grep -q : "$BATS_TEST_TMPDIR/registry.out"
+    REGISTRY=$(cat "$BATS_TEST_TMPDIR/registry.out")
+}
+
+write_registry_key() { # password
+    mkdir -p "$HOME_DIR/etc/docker"
+    printf '{"auths":{"%s":{"auth":"%s"}}}' "${REGISTRY:-localhost:1}" \
+        "$(printf 'node:%s' "$1" | base64)" >"$HOME_DIR/etc/docker/config.json"
+    chmod 600 "$HOME_DIR/etc/docker/config.json"
 }
 
 id_of() { # reference
@@ -101,6 +119,18 @@ again() {
     expect 0 out "There is nothing to upload: the job was never started"
 }
 
+@test "the image of the self-test is never fetched" {
+    IMAGE=bridge-selftest:$$
+    TAG=bridge.invalid/$IMAGE
+    publish first
+    expect 14 in
+    ! docker image inspect "$TAG" >/dev/null 2>&1 || fail "it was fetched"
+    docker tag busybox:1 "$TAG"
+    ATTEMPT=2
+    expect 0 in
+    [ "$(id_of "$TAG")" = "$(id_of busybox:1)" ]
+}
+
 @test "a code name in capitals is the same code" {
     publish first
     IMAGE=$(printf '%s' "$IMAGE" | tr '[:lower:]' '[:upper:]')
@@ -164,20 +194,142 @@ JSON
     expect 14 in "Image $IMAGE cannot be used: its archive is damaged"
 }
 
-@test "a registry's image is taken if it is there, and pulled otherwise" {
+@test "a registry's image is taken if it is there, and else its registry asked" {
     TAG=localhost:1/$NAME:1
     docker tag busybox:1 "$TAG"
     IMAGE=$TAG
     expect 0 in
     [ "$(calls)" -eq 2 ]
+    # What others brought is not ours to remove.
+    [ -z "$(ls "$HOME_DIR/var/images")" ]
     IMAGE=localhost:1/$NAME:2
+    again
+    expect 13 in "The registry of the image $IMAGE did not answer"
+}
+
+@test "a registry is shown the machine's own credentials, beside Nomad too" {
+    start_registry
+    IMAGE=$REGISTRY/tool:1
+    TAG=$IMAGE
+    EXTRA=(NOMAD_ALLOC_ID=alloc-1)
+    expect 14 in "Image $IMAGE cannot be used: the registry does not give it to this machine"
+    write_registry_key wrong
+    expect 14 in "Image $IMAGE cannot be used: the registry does not give it to this machine"
+    write_registry_key right
+    expect 0 in
+    [ "$(cat "$STATE/phase")" = pulling ]
+    id_of "$IMAGE"
+    asked=$(wc -l <"$BATS_TEST_TMPDIR/registry.log")
+    again
+    expect 0 in
+    [ "$(cat "$STATE/phase")" = staging ]
+    [ "$(wc -l <"$BATS_TEST_TMPDIR/registry.log")" -eq "$asked" ]
+    IMAGE=$REGISTRY/tool:2
+    again
+    expect 14 in "Image $IMAGE not found"
+    IMAGE=$REGISTRY/tool@sha256:$(printf '0%.0s' {1..64})
     again
     expect 14 in "Image $IMAGE not found"
 }
 
+@test "credentials that others can read are refused" {
+    IMAGE=localhost:1/$NAME:2
+    write_registry_key any
+    chmod 644 "$HOME_DIR/etc/docker/config.json"
+    expect 15 in "BRIDGE_HOME/etc/docker/config.json can be read by others: chmod 600 it"
+}
+
+# What the records say is at the engine, without the image of the test itself.
+records() {
+    ls "$HOME_DIR/var/images"
+}
+
+as_if_unused() { # records…
+    for record in "$@"; do
+        touch -d '2 hours ago' "$HOME_DIR/var/images/$record"
+    done
+}
+
+# Publish and load another image of its own content.
+bring() { # name
+    IMAGE=$NAME-$BATS_TEST_NUMBER-$1:1
+    printf '%s' "$1" >"$BATS_TEST_TMPDIR/content"
+    head -c 1500000 /dev/urandom >>"$BATS_TEST_TMPDIR/content"
+    tar -C "$BATS_TEST_TMPDIR" -c content | docker import - "$IMAGE-new" >/dev/null
+    docker save "$IMAGE-new" | gzip -1 |
+        store rcat "s3:$CODE_BUCKET/${IMAGE%:*}-${IMAGE#*:}.tgz"
+    docker rmi "$IMAGE-new" >/dev/null
+    again
+    expect 0 in
+}
+
+slot() { # name
+    echo "$NAME-$BATS_TEST_NUMBER-$1@1"
+}
+
+ours() { # name
+    echo "bridge.invalid/$NAME-$BATS_TEST_NUMBER-$1:1"
+}
+
+@test "over the limit the images that were used least recently go" {
+    mkdir -p "$STATE"
+    for name in one two three; do bring "$name"; done
+    as_if_unused "$(slot one)" "$(slot two)" "$(slot three)"
+    echo IMAGES_MAX_MB=3 >"$HOME_DIR/etc/options"
+    # Used again, so not the first to go.
+    IMAGE=$NAME-$BATS_TEST_NUMBER-one:1
+    again
+    expect 0 in
+    bring four
+    [ "$(records)" = "$(printf '%s\n' "$(slot four)" "$(slot one)")" ]
+    id_of "$(ours one)"
+    id_of "$(ours four)"
+    for name in two three; do
+        run id_of "$(ours "$name")"
+        [ "$status" -ne 0 ]
+    done
+    docker rmi "$(ours one)" "$(ours four)"
+}
+
+@test "an image that is used or was just asked for is not removed" {
+    mkdir -p "$STATE"
+    echo IMAGES_MAX_MB=1 >"$HOME_DIR/etc/options"
+    bring one
+    bring two
+    id_of "$(ours one)"
+    # docker create runs nothing, and the image is in use.
+    container=$(docker create "$(ours one)" none)
+    as_if_unused "$(slot one)" "$(slot two)"
+    bring three
+    docker rm "$container" >/dev/null
+    id_of "$(ours one)"
+    [ "$(records)" = "$(printf '%s\n' "$(slot one)" "$(slot three)")" ]
+    docker rmi "$(ours one)" "$(ours three)"
+}
+
+@test "an image that another version replaced goes with the next" {
+    mkdir -p "$STATE"
+    bring one
+    before=$(id_of "$(ours one)")
+    bring one
+    [ "$(id_of "$(ours one)")" != "$before" ]
+    run id_of "$before"
+    [ "$status" -ne 0 ]
+    [ "$(records)" = "$(slot one)" ]
+    docker rmi "$(ours one)"
+}
+
+@test "a limit that is no number is said, and the default taken" {
+    mkdir -p "$STATE"
+    echo IMAGES_MAX_MB=lots >"$HOME_DIR/etc/options"
+    bring one
+    grep -q 'IMAGES_MAX_MB in .* is not a whole number' "$BATS_TEST_TMPDIR/errors"
+    docker rmi "$(ours one)"
+}
+
 @test "an engine that does not answer is the machine's fault" {
     publish first
-    EXTRA=(DOCKER_HOST="unix://$BATS_TEST_TMPDIR/none")
+    EXTRA=(DOCKER_HOST="unix://$BATS_TEST_TMPDIR/none" BRIDGE_ENGINE_PATIENCE=1)
     mkdir -p "$HOME_DIR/var/images"
     expect 15 in "The container engine of this machine does not answer"
 }

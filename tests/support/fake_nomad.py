@@ -49,9 +49,9 @@ class FakeNomad:
 
 
 @contextlib.contextmanager
-def serving(fake: FakeNomad | None = None) -> Iterator[FakeNomad]:
+def serving(stand_in: FakeNomad | None = None) -> Iterator[FakeNomad]:
     """A stand-in that listens on 127.0.0.1 until the end."""
-    fake = fake or FakeNomad()
+    fake = stand_in or FakeNomad()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -9,7 +10,7 @@ import signal
 import tarfile
 import urllib.error
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from tests.support.crashing_service import CrashingService
 from tests.support.poll import eventually
 
 FINAL = ("completed", "failed", "canceled")
+CORES = 4  # of the machine
 # Recovery shall be fast; what has ended goes from the scheduler at the next start.
 QUEUE: Mapping[str, object] = {
     "claim_ttl_s": 1,
@@ -89,17 +91,17 @@ class Lab:
         """Whether the job's output is in its bucket."""
         return self._storage.head(work.bucket, "joblog.txt") is not None
 
-    def submit(self, *works: Work) -> list[str]:
+    def submit(self, *works: Work, **fields: object) -> list[str]:
         """Hand jobs in by one request; their ids, in order."""
-        answer = self.service.post("/v1/jobs", [_submission(work) for work in works])
+        answer = self.service.post("/v1/jobs", [_submission(work) | fields for work in works])
         ids = [one.get("id") for one in answer.body]
         assert all(ids), answer
         return ids
 
-    def submit_if_alive(self, *works: Work) -> list[str] | None:
+    def submit_if_alive(self, *works: Work, **fields: object) -> list[str] | None:
         """As ``submit``; None when the service died before it had answered."""
         try:
-            return self.submit(*works)
+            return self.submit(*works, **fields)
         except (urllib.error.URLError, ConnectionError):
             return None
 
@@ -132,6 +134,22 @@ class Lab:
         self.service.await_crash()
         self.service.start()
 
+    @contextlib.contextmanager
+    def refusing(self, point: Point) -> Iterator[Work]:
+        """A job that the scheduler does not take; the service has died at ``point`` over it."""
+        work = self.work()
+        self.crash_at(Point.CLAIM_COMMITTED)
+        self.submit_if_alive(work, cores=CORES)
+        self.service.await_crash()
+        # The machine was larger when the job was chosen.
+        self.service.configure(local={"cores": 1})
+        self.crash_at(point)
+        self.service.start_to_crash()
+        yield work
+        self.service.stop()
+        self.service.configure(local={"cores": CORES})
+        self.service.start()
+
     def kept(self, job: str) -> Sequence[str]:
         """The attempts of a job of which the scheduler still knows, by their native ids."""
         folder = self.service.home / "local" / "attempts"
@@ -157,7 +175,7 @@ def new_lab(home: Path, queue: Mapping[str, object] = QUEUE) -> Lab:
     assert "\nlocal:\n" in text
     settings = "".join(f"  {name}: {json.dumps(value)}\n" for name, value in queue.items())
     service.config.write_text(
-        text.replace("\nlocal:\n", "\nlocal:\n  cores: 4\n") + f"queue:\n{settings}"
+        text.replace("\nlocal:\n", f"\nlocal:\n  cores: {CORES}\n") + f"queue:\n{settings}"
     )
     counters = home / "runs"
     counters.mkdir()

@@ -39,6 +39,9 @@ _DOCKER = (
 )
 _ROOTLESS = ("rootlesskit", "rootlesskit-docker-proxy")
 ROOTLESS_SCRIPT = Path("/usr/share/docker.io/contrib/dockerd-rootless.sh")
+# What must be here.
+PROGRAMS = (*_DOCKER, *_ROOTLESS, "busybox", "curl", "newuidmap", "openssl", "slirp4netns")
+FILES = (ROOTLESS_SCRIPT, _TUN)
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

@@ -96,13 +96,9 @@ def _program(name: str) -> Callable[[], str | None]:
 
 
 def _rootless() -> str | None:
-    """The programs that rootless Docker is made of, as Debian brings them."""
-    wanted = ("containerd", "containerd-shim-runc-v2", "dockerd", "newuidmap", "rootlesskit")
-    lacking = [
-        name for name in (*wanted, "runc", "slirp4netns", "busybox") if not shutil.which(name)
-    ]
-    if not machine.ROOTLESS_SCRIPT.exists():
-        lacking.append(str(machine.ROOTLESS_SCRIPT))
+    """What rootless Docker and a node's scripts are made of, as Debian brings it."""
+    lacking = [name for name in machine.PROGRAMS if not shutil.which(name)]
+    lacking += [str(file) for file in machine.FILES if not file.exists()]
     return f"not there: {', '.join(lacking)}" if lacking else None
 
 

@@ -42,15 +42,26 @@ _TIMEOUT_S = 30.0
 class NomadCluster:
     """Start with ``cluster()``. The node home is ready but for ``bin/stage``'s S3 keys.
 
-    ``cores`` is what a node claims to have (0: what the machine has), ``volumes`` whether
-    jobs may mount folders of the machine, ``docker_host`` an engine other than the usual.
+    ``cores`` is what a node claims to have (0: what the machine has), ``client`` are more
+    settings of that block for the first, ``volumes`` says whether jobs may mount folders of
+    the machine, ``docker_host`` names an engine other than the usual, ``server`` are more
+    settings of the servers' block.
     """
 
     def __init__(
-        self, home: Path, *, cores: int = 0, volumes: bool = False, docker_host: str = ""
+        self,
+        home: Path,
+        *,
+        cores: int = 0,
+        client: Mapping[str, Any] | None = None,
+        volumes: bool = False,
+        docker_host: str = "",
+        server: Mapping[str, Any] | None = None,
     ) -> None:
         self.home = home
+        self._server = server or {}
         self._cores = cores or os.cpu_count() or 1
+        self._more: dict[str, Mapping[str, Any]] = {NODE: client or {}}
         self._volumes = volumes
         self._docker_host = docker_host
         self.node_home = home / "node"
@@ -141,8 +152,11 @@ class NomadCluster:
         if client:
             self.start_client()
 
-    def start_client(self, name: str = NODE) -> None:
-        """Start a client (again). Returns when its node is ready."""
+    def start_client(self, name: str = NODE, client: Mapping[str, Any] | None = None) -> None:
+        """Start a client (again), with more settings of that block. Returns when its node
+        is ready.
+        """
+        self._more.setdefault(name, client or {})
         if not (self.home / name).exists():
             self._introduce_client(name)
         self._start_agent(name, self._client_settings(name))
@@ -267,6 +281,10 @@ class NomadCluster:
         for point in sorted(below, reverse=True):
             subprocess.run(["umount", point], check=False, timeout=20)
 
+    def pid(self, name: str) -> int:
+        """The process of an agent: ``server``, or a client by its name."""
+        return self._agents[name].pid
+
     def log(self, name: str) -> str:
         """What an agent has logged."""
         return (self.home / f"{name}.log").read_text(errors="replace")
@@ -330,7 +348,8 @@ class NomadCluster:
         agent.wait(timeout=_TIMEOUT_S)
 
     def _introduce_client(self, name: str) -> None:
-        wanted = {"NodePool": self.pool, "NodeName": name, "TTL": "10m"}
+        pool = self._more[name].get("node_pool", self.pool)
+        wanted = {"NodePool": pool, "NodeName": name, "TTL": "10m"}
         token = self.call("POST", "acl/identity/client-introduction-token", wanted)["JWT"]
         file = self.home / name / "client" / "intro_token.jwt"
         file.parent.mkdir(parents=True)
@@ -370,10 +389,13 @@ class NomadCluster:
                 "min_heartbeat_ttl": "1s",
                 "heartbeat_grace": "2s",
                 "raft_multiplier": 1,
+                **self._server,
             },
         }
 
     def _client_settings(self, name: str) -> dict[str, Any]:
+        more = dict(self._more[name])
+        meta = {"bridge_home": str(self.node_home), "bridge_stage": "1", **more.pop("meta", {})}
         ports = {"http": free_port(), "rpc": free_port(), "serf": free_port()}
         return self._common(name, self.authority.issue("client.global.nomad"), ports) | {
             "name": name,
@@ -382,11 +404,12 @@ class NomadCluster:
                 "servers": list(self.servers),
                 "node_pool": self.pool,
                 "network_interface": "lo",
-                "meta": {"bridge_home": str(self.node_home), "bridge_stage": "1"},
+                "meta": meta,
                 "cpu_total_compute": 1000 * self._cores,
                 "max_kill_timeout": "5m",
                 "disable_remote_exec": True,
                 "options": {"fingerprint.denylist": _CLOUDS},
+                **more,
             },
             "plugin": [
                 {"raw_exec": [{"config": [{"enabled": True}]}]},

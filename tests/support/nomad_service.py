@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,23 @@ def on_nomad(
     published. ``settings`` are of the section ``nomad``.
     """
     service = RunningService(home)
+    with running_on(nomad, service, rclone, nomad_settings=settings):
+        yield service
+
+
+@contextlib.contextmanager
+def running_on(
+    nomad: NomadCluster,
+    service: RunningService,
+    rclone: str,
+    *,
+    nomad_settings: Mapping[str, object],
+    **sections: Mapping[str, object],
+) -> Iterator[None]:
+    """As ``on_nomad``, for a service that is not made yet, with settings by section."""
     service.init("--runtime", "process", group="first")
-    _configure(service, nomad, settings)
+    _configure(service, nomad, nomad_settings)
+    service.configure(**sections)
     try:
         service.start()
         _add_lab(service)
@@ -38,7 +53,7 @@ def on_nomad(
         nomad.install_stage(resources.path("node-setup"), rclone, keys)
         done = service.command("codes", "publish", IMAGE)
         assert done.returncode == 0, done.stderr
-        yield service
+        yield
     finally:
         service.close()
 
@@ -62,7 +77,7 @@ def s3(service: RunningService) -> Any:
     )
 
 
-def _configure(service: RunningService, nomad: NomadCluster, settings: dict[str, object]) -> None:
+def _configure(service: RunningService, nomad: NomadCluster, settings: Mapping[str, object]) -> None:
     """Turn the configuration that ``init`` wrote into one for Nomad."""
     token_file = service.home / "nomad.token"
     token_file.touch(mode=0o600)
@@ -77,7 +92,7 @@ def _configure(service: RunningService, nomad: NomadCluster, settings: dict[str,
         "client_key": str(nomad.bridge_pair.key),
         "token_file": "nomad.token",
     }
-    service.configure(nomad=reached | settings)
+    service.configure(nomad=reached | dict(settings))
 
 
 def _add_lab(service: RunningService) -> None:

@@ -32,8 +32,9 @@ class PrivateDocker:
         """Start it (again). Returns when it answers; what its last life left running has
         been ended by then.
         """
-        command = ["dockerd", "--host", self.host, "--data-root", self._home / "data"]
-        command += ["--exec-root", self._home / "exec", "--pidfile", self._home / "pid"]
+        home = self._home
+        command = ["dockerd", "--host", self.host, "--data-root", f"{home}/data"]
+        command += ["--exec-root", f"{home}/exec", "--pidfile", f"{home}/pid"]
         command += ["--bridge", "none", "--iptables=false", "--ip-forward=false"]
         # A dead one's is taken for a running one's when somebody else has its number.
         for stale in (self._home / "pid", self._containerd):

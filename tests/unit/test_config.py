@@ -71,7 +71,7 @@ def test_text_from_the_environment_becomes_each_type() -> None:
         None,
         {
             "NOMAD_BRIDGE_LOG_JSON": "true",
-            "NOMAD_BRIDGE_QUEUE_FEED_INTERVAL_S": "0.5",
+            "NOMAD_BRIDGE_QUEUE_FEED_INTERVAL_S": "0.25",
             "NOMAD_BRIDGE_CONNECTORS": "local, nomad",
             "NOMAD_BRIDGE_NOMAD_ADDRESS": "https://nomad.example:4646",
             "NOMAD_BRIDGE_NOMAD_CA_FILE": "/ca.pem",
@@ -80,7 +80,7 @@ def test_text_from_the_environment_becomes_each_type() -> None:
         },
     )
     assert config.log.json is True
-    assert config.queue.feed_interval_s == 0.5
+    assert config.queue.feed_interval_s == 0.25
     assert config.connectors == ("local", "nomad")
     assert config.nomad.ca_file == Path("/ca.pem")
 
@@ -129,6 +129,17 @@ def test_empty_files_sections_and_values_mean_not_given(write: Write) -> None:
         ("connectors: [nomad]", "connectors", "set nomad.address"),
         ("nomad: {client_key: k}", "nomad.client_key", "set both or none"),
         ("nomad: {token: abc, token_file: f}", "nomad.token", "remove one"),
+        ("nomad: {node_token: abc, node_token_file: f}", "nomad.node_token", "remove one"),
+        ("nomad: {ca_cert_file: c}", "nomad.ca_cert_file", "set both or none"),
+        ("nomad: {node_key_file: k}", "nomad.node_key_file", "set both or none"),
+        (
+            "nomad: {ca_cert_file: c, ca_key_file: k, node_cert_file: n, node_key_file: m}",
+            "nomad.node_cert_file",
+            "remove one",
+        ),
+        ("nomad: {servers: [nomad.example]}", "nomad.servers", "HOST:PORT"),
+        ("nomad: {ui_url: nomad.example}", "nomad.ui_url", "https://"),
+        ("nodes: {certificate_days: 31}", "nodes.certificate_days", "<= 30"),
         ("server: {bind: '0.0.0.0:80'}", "server.bind", "allow_remote_process: true"),
         ("server: [", "line 1", "correct it"),
         ("log:\n  level: info\n  level: debug", "line 3", "'level' is given twice"),

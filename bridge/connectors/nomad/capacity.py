@@ -19,7 +19,7 @@ from bridge.models.node import NodeStatus
 
 _PAGE: Final = 1000
 _FRESH_S: Final = 1.0  # a listing is used so long
-_AT_LEAST_S: Final = 0.2  # and so long even when something has changed since
+_AT_LEAST_S: Final = 0.2  # and that of allocations so long even when something has changed since
 _PLACED_WITHIN_S: Final = 60.0
 # Nomad sets no limit of its own to the number of attempts that fit.
 _ANY: Final = 1_000_000
@@ -81,7 +81,8 @@ class Capacity:
     def room(self, namespace: str, node_pool: str) -> Room:
         """What may be handed over now. Raises ConnectorUnavailable."""
         now = self._clock()
-        if self._nodes is None or self._is_stale(self._nodes[0], now):
+        # Jobs that come and go change nothing about the nodes.
+        if self._nodes is None or now - self._nodes[0] >= _FRESH_S:
             self._nodes = (now, self._listed())
         if namespace not in self._held or self._is_stale(self._held[namespace][0], now):
             allocs = self._client.live_allocations(namespace, _PAGE)

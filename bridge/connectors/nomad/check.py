@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -183,6 +184,12 @@ class Checks:
         ):
             if file is not None:
                 yield _tried(setting, partial(self._lasts, setting, file))
+        for setting, file in (
+            ("nomad.ca_key_file", asked.ca_key_file),
+            ("nomad.node_key_file", asked.node_key_file),
+        ):
+            if file is not None:
+                yield _secrecy(setting, file)
         if asked.ca_file is not None and asked.ca_cert_file is not None:
             yield _tried("trust", partial(_trust, asked.ca_file, asked.ca_cert_file))
 
@@ -230,6 +237,16 @@ def _reached(server: str) -> Finding:
             "Correct nomad.servers: the RPC address (port 4647) by which machines reach Nomad.",
         )
     return Finding(what, True, "connected, from here")
+
+
+def _secrecy(setting: str, file: Path) -> Finding:
+    try:
+        mode = stat.S_IMODE(file.stat().st_mode)
+    except OSError as error:
+        return Finding(setting, False, f"cannot read {file}: {error}", "Correct the path.")
+    if mode & 0o077:
+        return Finding(setting, False, f"{file} has mode {mode:o}: others may read it", "chmod 600")
+    return Finding(setting, True, "readable by its owner alone")
 
 
 def _trust(ca_file: Path, ca_cert_file: Path) -> Finding:

@@ -85,7 +85,7 @@ class Enroller:
             "client.pem": identity.chain,
             "ca.pem": authorities,
             "intro_token.jwt": introduction,
-            "bridge.json": json.dumps(agent_settings(request, self._enrolment), indent=2) + "\n",
+            "bridge.json": json.dumps(agent_settings(request, self._enrolment)) + "\n",
         }
         if identity.key is not None:
             files["client.key"] = identity.key

@@ -97,7 +97,9 @@ def run_name(image: str) -> str:
 
 
 def _set_main(task: JsonObject, spec: AttemptSpec, settings: Settings) -> None:
-    task["Config"]["image"] = run_name(spec.image)
+    image = run_name(spec.image)
+    if task["Driver"] == "docker" or "image" in task["Config"]:
+        task["Config"]["image"] = image
     if settings.network and task["Config"].get("network_mode") == "none":
         del task["Config"]["network_mode"]
     task["Env"] = (task.get("Env") or {}) | dict.fromkeys(THREAD_VARIABLES, str(spec.cores))

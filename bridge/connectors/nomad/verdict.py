@@ -145,8 +145,10 @@ def _program(run: Run) -> Verdict | None:
 
 def _upload(run: Run) -> Verdict:
     code = run.stage_out.exit_code
-    if code == 0:
+    if code == 0 and run.stage_out.dead:
         return None, None
+    if code == 0:  # lost before its client had told all
+        return Cause.NODE_LOST, f"Machine {run.node} was lost"
     if code is None:
         return Cause.INTERNAL, "The results were not uploaded"
     return _stage_exit(code, "stage out")

@@ -10,19 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from bridge.connectors.base import Capacity, Connector
 from bridge.connectors.local.steps import Mark
 from bridge.errors import ConnectorUnavailable, JobRejected
-from bridge.models.attempt import Cause, Handle, Observation, Observed
+from bridge.models.attempt import Cause, Handle, Observed
 from bridge.models.job import Phase
-from tests.support.local import PREFIX, LocalNode, alive, bucket_ids, command_lines
+from tests.support.local import LocalNode, alive, bucket_ids, command_lines
 from tests.support.poll import eventually
-
-
-def test_it_keeps_the_contract(node: LocalNode) -> None:
-    connector: Connector = node.connector
-    assert connector.name == "local"
-    assert isinstance(node.connector, Capacity)
 
 
 def test_a_folder_goes_in_and_comes_back(node: LocalNode) -> None:
@@ -106,17 +99,6 @@ def test_an_upload_that_fails_is_no_success_and_keeps_the_results(node: LocalNod
     assert (kept / "rundir" / "result").read_text() == "precious\n"
     (finding,) = [f for f in node.connector.check().findings if f.what == "results kept"]
     assert "1 attempts" in finding.detail
-
-
-def test_submitting_again_changes_nothing(node: LocalNode) -> None:
-    spec = node.spec("echo run >>runs.txt")
-    for _ in range(3):
-        node.connector.submit(spec)
-    node.new_connector().submit(spec)
-    node.wait(spec.handle)
-    node.connector.submit(spec)
-    assert node.look(spec.handle).state is Observed.ENDED
-    assert node.get(spec, "runs.txt") == "run\n"
 
 
 def test_cancel_brings_partial_results_home(node: LocalNode) -> None:
@@ -229,24 +211,6 @@ def test_a_strange_id_is_nothing_of_ours(node: LocalNode, name: str) -> None:
     node.connector.forget(handle)
     with pytest.raises(JobRejected):
         node.connector.submit(node.spec("true", handle=handle))
-
-
-def test_unknown_attempts_are_gone(node: LocalNode) -> None:
-    handle = Handle(f"{PREFIX}0-1", "g-lab")
-    assert node.connector.poll([handle]) == {handle: Observation(state=Observed.GONE)}
-    node.connector.cancel(handle)
-    assert node.connector.sweep([]) == {}
-
-
-def test_sweep_finds_what_lives_and_is_ours(node: LocalNode) -> None:
-    ended, running = node.submit("true"), node.submit("sleep 600")
-    foreign = node.submit("sleep 600", handle=Handle("bridge-other-1"))
-    node.wait(ended)
-    node.wait(running, Observed.RUNNING)
-    assert set(node.connector.sweep(["any"])) == {running}
-    assert set(node.new_connector().sweep([])) == {running}
-    node.connector.cancel(foreign)
-    node.wait(foreign)
 
 
 def test_room_is_what_live_attempts_leave(node: LocalNode) -> None:

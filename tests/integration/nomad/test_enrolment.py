@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +18,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from bridge.connectors.base import Nodes
+from bridge.connectors.nomad.certificates import Authority, fixed_pair
 from bridge.connectors.nomad.connector import NomadConnector
 from bridge.connectors.nomad.enrol import Enrolment
-from bridge.errors import ConnectorUnavailable
+from bridge.errors import ConfigError, ConnectorUnavailable
 from bridge.models.attempt import Observed
 from bridge.models.node import EnrolRequest, NodeStatus, NodeView
 from tests.integration.nomad.conftest import PREFIX, MakeTrial, Trial
+from tests.support import needs
 from tests.support.certificates import request_for
 from tests.support.nomad_cluster import NODE, POOL, NomadCluster
 from tests.support.poll import eventually
@@ -248,3 +254,25 @@ def test_what_was_renewed_serves_a_node_that_runs(
     nomad.restart_enrolled(node.name)
     again = until(enrolling, node.name, lambda seen: seen.generation == "gen8")
     assert again.id == node.id
+
+
+def test_the_files_that_nomad_itself_makes_can_be_used(tmp_path: Path) -> None:
+    needs.need("nomad")
+    for words in (("ca",), ("cert", "-client"), ("cert", "-server")):
+        subprocess.run(
+            ["nomad", "tls", words[0], "create", *words[1:]],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+            check=True,
+            capture_output=True,
+            timeout=30,
+        )
+    ca = Authority(tmp_path / "nomad-agent-ca.pem", tmp_path / "nomad-agent-ca-key.pem")
+    signed = ca.sign(ask("n").signing_request, region="global", lifetime_s=60, now=time.time())
+    issued = x509.load_pem_x509_certificate(signed.chain.encode())
+    root = x509.load_pem_x509_certificate((tmp_path / "nomad-agent-ca.pem").read_bytes())
+    issued.verify_directly_issued_by(root)
+    role = tmp_path / "global-client-nomad.pem"
+    assert fixed_pair(role, tmp_path / "global-client-nomad-key.pem").key
+    with pytest.raises(ConfigError, match="more than a node may have"):
+        fixed_pair(tmp_path / "global-server-nomad.pem", tmp_path / "global-server-nomad-key.pem")

@@ -16,19 +16,19 @@ from bridge.cli.main import cli
 from bridge.connectors.nomad.connector import NomadConnector
 from bridge.connectors.nomad.setup import BRIDGE_POLICY, NODES_POLICY
 from bridge.errors import ConnectorUnavailable
+from tests.support import needs
 from tests.support.certificates import Authority
-from tests.support.nomad_cluster import POOL, NomadCluster
+from tests.support.nomad_cluster import POOL, NomadCluster, cluster
 from tests.support.poll import free_port
 
 Run = Callable[..., Result]
 
 
-@pytest.fixture
-def config(nomad: NomadCluster, tmp_path: Path) -> Path:
-    file = tmp_path / "config.yaml"
+def configured(nomad: NomadCluster, folder: Path) -> Path:
+    file = folder / "config.yaml"
     file.write_text(
         f"""
-data_dir: {tmp_path}
+data_dir: {folder}
 connectors: [nomad]
 storage:
   embedded: false
@@ -37,14 +37,19 @@ nomad:
   ca_file: {nomad.ca_file}
   client_cert: {nomad.bridge_pair.cert}
   client_key: {nomad.bridge_pair.key}
-  token_file: {tmp_path}/nomad.token
-  node_token_file: {tmp_path}/nomad-nodes.token
+  token_file: {folder}/nomad.token
+  node_token_file: {folder}/nomad-nodes.token
   servers: ["{nomad.servers[0]}"]
   ca_cert_file: {nomad.authority.ca_file}
   ca_key_file: {nomad.authority.key_file}
 """
     )
     return file
+
+
+@pytest.fixture
+def config(nomad: NomadCluster, tmp_path: Path) -> Path:
+    return configured(nomad, tmp_path)
 
 
 @pytest.fixture
@@ -230,7 +235,7 @@ def test_what_is_missing_or_wrong_around_it_is_found(
     found = wrong(run("nomad", "check", "--json"))
     assert "node write" in found["second token"]["remedy"]
     assert "nomad setup" in found[f"jobs of {prepared}-2"]["remedy"]
-    assert "expires in 2 days" in found["nomad.ca_cert_file"]["detail"]
+    assert "expires in " in found["nomad.ca_cert_file"]["detail"]
     assert "tls.ca_file" in found["trust"]["remedy"]
     assert [what for what in found if what.startswith("server 127.0.0.1:")]
     assert f"jobs of {prepared}" not in found
@@ -244,3 +249,23 @@ def test_a_nomad_that_is_away_is_said_and_the_rest_is_left(run: Run, config: Pat
     config.write_text(config.read_text().replace(address, away))
     result = run("nomad", "check", "--json")
     assert list(wrong(result)) == ["reachable"] and result.exit_code == 1
+
+
+def test_servers_that_let_anybody_in_and_forget_too_soon(tmp_path: Path) -> None:
+    needs.need("nomad")
+    weak = {
+        "client_introduction": {"enforcement": "warn"},
+        "job_gc_threshold": "5m",
+        "batch_eval_gc_threshold": "1h",
+        "enable_event_broker": False,
+    }
+    with cluster(client=False, server=weak) as nomad:
+        config = configured(nomad, tmp_path)
+        env = {"NOMAD_TOKEN": nomad.management_token}
+        for words in (("setup", "lab"), ("check", "--json")):
+            command = ["nomad", *words, "--config", str(config)]
+            result = CliRunner().invoke(cli, command, env=env)
+        found = wrong(result)
+    assert set(found) == {"introduction of machines", "event stream", "garbage collection"}
+    assert "job_gc_threshold is 5m" in found["garbage collection"]["detail"]
+    assert "batch" not in found["garbage collection"]["detail"]

@@ -132,6 +132,7 @@ def test_generations_count_until_the_overlap_ends(
         ({"draining": True, "eligible": False}, NodeState.DRAINING),
         ({"paused": True}, NodeState.PAUSED),
         ({"eligible": False}, NodeState.INELIGIBLE),
+        ({"trouble": "Docker is dead"}, NodeState.INELIGIBLE),
     ],
 )
 def test_the_word_for_a_node(shown: dict[str, Any], word: NodeState) -> None:

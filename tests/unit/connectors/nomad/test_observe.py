@@ -286,6 +286,16 @@ TASKS = st.none() | st.builds(
 )
 
 
+def test_a_lost_one_whose_end_was_not_told_whole_is_no_success() -> None:
+    states = {
+        "stage-in": task("dead", event("Started"), terminated(0)),
+        "main": task("dead", event("Started"), terminated(0)),
+        "stage-out": task("running", event("Started"), terminated(0)),
+    }
+    seen = look(None, None, None, TaskStates=states, ClientStatus="lost", DesiredStatus="run")
+    assert (seen.state, seen.cause) == (Observed.ENDED, Cause.NODE_LOST)
+
+
 @given(
     tasks=st.tuples(TASKS, TASKS, TASKS),
     client=st.sampled_from(["pending", "running", "complete", "failed", "lost", "unknown"]),
