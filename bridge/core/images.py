@@ -6,12 +6,10 @@ from collections.abc import Collection
 from typing import Final
 
 from bridge.errors import InvalidRequest
-from bridge.models.image import registry_of
+from bridge.models.image import LOCAL_REGISTRY, registry_of
 from bridge.models.node import SELFTEST_NAME
 
 ANY: Final = "*"
-# Nodes keep what they loaded from code buckets under this name, which no registry has.
-_LOADED: Final = "bridge.invalid"
 
 
 class Images:
@@ -28,7 +26,7 @@ class Images:
                 "Publish yours under another name.",
             )
         host = registry_of(image)
-        if host is None or (host != _LOADED and self._registries & {host, ANY}):
+        if host is None or (host != LOCAL_REGISTRY and self._registries & {host, ANY}):
             return None
         return InvalidRequest(
             f"This service takes no images from the registry {host}.",

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+# Nodes keep what they loaded from code buckets under this name, which no registry has.
+LOCAL_REGISTRY: Final = "bridge.invalid"
+
 
 def registry_of(image: str) -> str | None:
     """The host of a reference's registry, with its port; None for a name of the group's own.
@@ -11,3 +16,10 @@ def registry_of(image: str) -> str | None:
     first, slash, _ = image.partition("/")
     is_host = slash and (first == "localhost" or "." in first or ":" in first)
     return first if is_host else None
+
+
+def image_on_node(image: str) -> str:
+    """What an image runs under on a node: a reference with a registry as it is, a name of
+    the group's own as stage names it there.
+    """
+    return image if registry_of(image) else f"{LOCAL_REGISTRY}/{image}"

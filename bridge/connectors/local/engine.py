@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from bridge import process
 from bridge.errors import ProcessError
+from bridge.models.image import image_on_node
 
 _TIMEOUT_S: Final = 60.0
 _PROBE_TIMEOUT_S: Final = 10.0
@@ -25,8 +26,6 @@ _AWAY: Final = re.compile(
 # Every reference the engine understands begins like this; nothing that does
 # can be taken for an option.
 _REFERENCE: Final = re.compile(r"[a-z0-9][A-Za-z0-9._/:@-]*")
-# Images from the group's code bucket run under this name, which no registry has.
-_OWN_REGISTRY: Final = "bridge.invalid"
 
 
 class EngineAway(Exception):
@@ -150,10 +149,7 @@ def run_reference(image: str) -> str:
     """
     if not _REFERENCE.fullmatch(image):
         raise ValueError(f"{image!r} is no image reference: use lower case NAME:VERSION")
-    host, slash, _ = image.partition("/")
-    if slash and (host == "localhost" or "." in host or ":" in host):
-        return image
-    return f"{_OWN_REGISTRY}/{image}"
+    return image_on_node(image)
 
 
 def missing_limits(info: EngineInfo) -> Sequence[str]:

@@ -17,6 +17,7 @@ from msgspec import Struct
 from bridge.connectors.nomad.view import MAIN, STAGE_IN, STAGE_OUT
 from bridge.errors import JobRejected
 from bridge.models.attempt import AttemptSpec
+from bridge.models.image import image_on_node, registry_of
 
 JsonObject = dict[str, Any]
 
@@ -28,7 +29,6 @@ THREAD_VARIABLES: Final = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-LOCAL_REGISTRY: Final = "bridge.invalid"  # stage loads images from the code bucket under it
 
 _NS_PER_S: Final = 1_000_000_000
 _MARGIN_S: Final = 600  # placement, image pull and kill time-outs within max_run_duration
@@ -84,16 +84,13 @@ def run_name(image: str) -> str:
     Raises JobRejected for what Nomad's Docker driver cannot run safely.
     """
     _literal("image", image)
-    first, slash, _ = image.partition("/")
-    if slash and (first == "localhost" or "." in first or ":" in first):
-        return image
-    if image.endswith(":latest"):
+    if registry_of(image) is None and image.endswith(":latest"):
         # The driver asks a registry for this tag every time, and none has it.
         raise JobRejected(
             f"The image {image} has the version `latest`, which Nomad never takes from a node",
             "Publish the image under a version of its own and submit with that.",
         )
-    return f"{LOCAL_REGISTRY}/{image}"
+    return image_on_node(image)
 
 
 def _set_main(task: JsonObject, spec: AttemptSpec, settings: Settings) -> None:
