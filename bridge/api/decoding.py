@@ -45,36 +45,31 @@ def decode(decoder: msgspec.json.Decoder[T], data: bytes, hints: Mapping[str, st
 
 
 def decode_many(
-    one: msgspec.json.Decoder[T],
-    many: msgspec.json.Decoder[list[T]],
-    data: bytes,
-    limit: int,
-    hints: Mapping[str, str] = HINTS,
+    decoder: msgspec.json.Decoder[T], data: bytes, limit: int, hints: Mapping[str, str] = HINTS
 ) -> list[T | InvalidRequest]:
     """A JSON array, in order; a bad item becomes its own error.
 
     Raises MalformedBody, InvalidRequest (no array), TooLarge (over ``limit`` items).
     """
-    items: list[T | InvalidRequest]
+    # All by one call would keep every other thread waiting until it is done.
+    items = decode(_RAW_ITEMS, data, hints)
+    if len(items) > limit:
+        raise TooLarge(
+            f"The array has {len(items)} items; at most {limit} fit into one request.",
+            "Send them in several requests.",
+        )
+    return [_item(decoder, item, at, hints) for at, item in enumerate(items)]
+
+
+def _item(
+    decoder: msgspec.json.Decoder[T], item: msgspec.Raw, at: int, hints: Mapping[str, str]
+) -> T | InvalidRequest:
     try:
-        items = [*many.decode(data)]
-    except (msgspec.ValidationError, UnicodeDecodeError):
-        # Item by item costs more, so only when one of them is bad.
-        raw = decode(_RAW_ITEMS, data, hints)
-        _check_length(raw, limit)
-        items = []
-        for at, item in enumerate(raw):
-            try:
-                items.append(one.decode(item))
-            except msgspec.ValidationError as error:
-                items.append(_explained(error, f"$[{at}]", hints))
-            except _NOT_JSON:
-                items.append(InvalidRequest(f"$[{at}]: is not JSON in UTF-8."))
-        return items
-    except _NOT_JSON as error:
-        raise _not_json(error, data) from None
-    _check_length(items, limit)
-    return items
+        return decoder.decode(item)
+    except msgspec.ValidationError as error:
+        return _explained(error, f"$[{at}]", hints)
+    except _NOT_JSON:
+        return InvalidRequest(f"$[{at}]: is not JSON in UTF-8.")
 
 
 def query(into: type[T], hints: Mapping[str, str]) -> T:
@@ -94,14 +89,6 @@ def query(into: type[T], hints: Mapping[str, str]) -> T:
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """``value`` as a JSON response."""
     return Response(msgspec.json.encode(value), status, headers, mimetype="application/json")
-
-
-def _check_length(items: list[Any], limit: int) -> None:
-    if len(items) > limit:
-        raise TooLarge(
-            f"The array has {len(items)} items; at most {limit} fit into one request.",
-            "Send them in several requests.",
-        )
 
 
 def _not_json(error: Exception, data: bytes) -> MalformedBody:

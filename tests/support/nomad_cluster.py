@@ -42,8 +42,8 @@ _TIMEOUT_S = 30.0
 class NomadCluster:
     """Start with ``cluster()``. The node home is ready but for ``bin/stage``'s S3 keys.
 
-    ``cores`` is what a node claims to have (0: what the machine has), ``client`` are more
-    settings of that block for the first, ``volumes`` says whether jobs may mount folders of
+    ``cores`` is what a node claims to have (0: what the machine has), ``node`` are more
+    settings of the first one's client block, ``volumes`` says whether jobs may mount folders of
     the machine, ``docker_host`` names an engine other than the usual, ``server`` are more
     settings of the servers' block.
     """
@@ -53,7 +53,7 @@ class NomadCluster:
         home: Path,
         *,
         cores: int = 0,
-        client: Mapping[str, Any] | None = None,
+        node: Mapping[str, Any] | None = None,
         volumes: bool = False,
         docker_host: str = "",
         server: Mapping[str, Any] | None = None,
@@ -61,7 +61,7 @@ class NomadCluster:
         self.home = home
         self._server = server or {}
         self._cores = cores or os.cpu_count() or 1
-        self._more: dict[str, Mapping[str, Any]] = {NODE: client or {}}
+        self._more: dict[str, Mapping[str, Any]] = {NODE: node or {}}
         self._volumes = volumes
         self._docker_host = docker_host
         self.node_home = home / "node"

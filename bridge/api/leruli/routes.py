@@ -42,7 +42,7 @@ def bulk_task_submit() -> Response:
     The client zips the answer with what it sent and never looks at the HTTP status.
     """
     limits = services().limits
-    sent = decode_many(translate.ONE, translate.MANY, body(), limits.bulk_items, translate.HINTS)
+    sent = decode_many(translate.ONE, body(), limits.bulk_items, translate.HINTS)
     results: dict[int, UUID | BridgeError] = {}
     accepted: defaultdict[str | UnsetType, dict[int, NewJob]] = defaultdict(dict)
     for at, item in enumerate(sent):

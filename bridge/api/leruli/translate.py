@@ -75,7 +75,6 @@ class RevokeUser(Administration, frozen=True, kw_only=True, forbid_unknown_field
 
 
 ONE: Final = msgspec.json.Decoder(TaskSubmit)
-MANY: Final = msgspec.json.Decoder(list[TaskSubmit])
 TASK: Final = msgspec.json.Decoder(TaskQuery)
 SIGNED: Final = msgspec.json.Decoder(Signed)
 CREATE_USER: Final = msgspec.json.Decoder(CreateUser)

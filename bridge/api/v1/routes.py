@@ -50,7 +50,7 @@ def submit() -> Response:
 
 def _submit_many(caller: Caller, data: bytes) -> Response:
     limits = services().limits
-    sent = decode_many(translate.ONE, translate.MANY, data, limits.bulk_items)
+    sent = decode_many(translate.ONE, data, limits.bulk_items)
     items = [
         item if isinstance(item, InvalidRequest) else translate.new_job(item, limits, f"$[{at}]")
         for at, item in enumerate(sent)

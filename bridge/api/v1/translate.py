@@ -176,7 +176,6 @@ QUERY_HINTS: Final = {
 }
 
 ONE: Final = msgspec.json.Decoder(Submission)
-MANY: Final = msgspec.json.Decoder(list[Submission])
 PRUNE: Final = msgspec.json.Decoder(PruneRequest)
 NOTHING: Final = msgspec.json.Decoder(NoFields)
 USER: Final = msgspec.json.Decoder(UserRequest)
