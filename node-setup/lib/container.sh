@@ -1,0 +1,33 @@
+# shellcheck shell=sh
+# What became of the job's container beside Nomad. Sourced by bin/stage.
+#
+# When the container engine dies, Nomad takes the program for ended, and cannot remove its
+# container. It may still run, and goes on if the engine keeps containers over its own end.
+
+# shellcheck disable=SC2154  # set by bin/stage
+
+# Whether the program began, and something else than itself ended it, or nothing did: main's
+# entry leaves the mark.
+was_cut_off() {
+    [ "$runtime" = docker ] && [ -n "$alloc_dir" ] && [ -d "$alloc_dir/data/.ran" ] &&
+        [ ! -d "$alloc_dir/data/.ran/ended" ]
+}
+
+# Nothing may write to the run directory any more. Where the engine does not answer, the
+# next stage on this machine tries again.
+remove_container() { # name
+    mkdir -p "$home/var/leftovers" && : >"$home/var/leftovers/$1" ||
+        misconfigured "BRIDGE_HOME/var cannot be written"
+    timeout --foreground --kill-after=10 60 docker container rm --force --volumes -- "$1" \
+        >/dev/null 2>"$work/log" &
+    child=$!
+    if await_child || log_says 'no such container'; then
+        rm -f "$home/var/leftovers/$1"
+    fi
+}
+
+remove_leftovers() {
+    for leftover in "$home/var/leftovers"/main-*; do
+        [ ! -f "$leftover" ] || remove_container "${leftover##*/}"
+    done
+}
