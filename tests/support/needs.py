@@ -111,7 +111,4 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
     "systemd": user_systemd.missing,
     "root": lambda: None if os.geteuid() == 0 else "this is not root",
     "unprivileged": lambda: "root may do everything" if os.geteuid() == 0 else None,
-} | {
-    name: _program(name)
-    for name in ("bats", "minio", "nginx", "nomad", "pg_dump", "shellcheck", "tmux", "wrk")
-}
+} | {name: _program(name) for name in _PROGRAMS}
