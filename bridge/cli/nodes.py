@@ -97,6 +97,25 @@ def remove(ctx: click.Context, /, names: tuple[str, ...], json_: bool) -> None:
     ctx.exit(_each(ctx, names, lambda of, name: of.remove(name), as_json=json_))
 
 
+@nodes.command("require-limits")
+@click.argument("switch", type=click.Choice(["on", "off"]))
+@options.as_json
+@pass_session
+def require_limits(session: Session, /, switch: str, json_: bool) -> None:
+    """Run jobs only on machines that enforce limits, or on all.
+
+    It is about jobs' memory and cores. What has been handed over stays where it is.
+    """
+    required = switch == "on"
+    session.admin().nodes.require_limits(required)
+    if json_:
+        output.show_json({"required": required})
+    elif required:
+        click.echo("Jobs run only on nodes that enforce their limits of memory and cores.")
+    else:
+        click.echo("Jobs run on all nodes of the group.")
+
+
 @nodes.command()
 @click.argument("names", metavar="[NODE...]", nargs=-1)
 @options.pins

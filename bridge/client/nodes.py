@@ -92,6 +92,10 @@ class Nodes:
         """Forget a node. With the compute secret it can be enrolled again."""
         return decode(self._api.post("nodes", name, "remove"), Node)
 
+    def require_limits(self, required: bool) -> None:
+        """Whether jobs run only on nodes that enforce their limits of memory and cores."""
+        self._api.post("nodes", "require-limits", body={"required": required})
+
 
 def changes(node: Node, wanted: Mapping[str, Collection[str]]) -> list[Change]:
     """What of a node is of none of the versions that are wanted of it, by part.

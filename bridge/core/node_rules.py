@@ -55,10 +55,18 @@ def tally(outcomes: Iterable[Outcome]) -> Tally:
 
 def quarantine_reason(node: Node) -> str:
     """Why a node is given nothing any more, for the admins."""
-    return (
+    reason = (
         f"{node.failures} attempts in a row failed here, none by the users' own doing; "
         f"the last one: {node.last_failure or 'unknown'}"
     )
+    return f"{reason}; it is tried again soon" if may_pass(node) else reason
+
+
+def may_pass(node: Node) -> bool:
+    """Whether what failed on a node last may be none of its own faults: the storage is
+    everybody's, and when it is away, all nodes fail.
+    """
+    return (node.last_failure or "").startswith(f"{Cause.STORAGE}: ")
 
 
 class Match(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ import msgspec
 from bridge import log
 from bridge.connectors.base import Connector, Nodes
 from bridge.core.jobs import cancel_job
-from bridge.core.node_rules import Match, bar, match, quarantine_reason
+from bridge.core.node_rules import Match, bar, match, may_pass, quarantine_reason
 from bridge.db import attempts, audit, identity, selftests
 from bridge.db import nodes as nodes_db
 from bridge.db.engine import Connection, Transactions
@@ -31,6 +31,8 @@ _ACTOR: Final = "bridge"
 _SELFTEST_PATIENCE_S: Final = 900.0  # then nobody asks for its result any more
 _SELFTEST_KEPT_S: Final = 86400.0
 _BATCH: Final = 500
+# Then a node in quarantine for the storage's sake may show with one attempt whether that is back.
+_STORAGE_PAUSE_S: Final = 900.0
 
 
 class NodeWatch:
@@ -54,6 +56,7 @@ class NodeWatch:
         """Look at all nodes once. A scheduler that cannot be asked changes nothing."""
         self._withdraw()
         self._tidy_selftests()
+        self._end_quarantine()
         self._quarantine()
         for name, connector in self._connectors.items():
             if isinstance(connector, Nodes) and self._clock() >= self._not_before.get(name, 0.0):
@@ -116,6 +119,23 @@ class NodeWatch:
                 quarantined_at=now,
                 quarantine_reason=reason,
             )
+
+    def _end_quarantine(self) -> None:
+        """An absence of the storage must not cost a group all its nodes for good."""
+        before = self._clock() - _STORAGE_PAUSE_S
+        # The next failure in a row is one too many again.
+        failures = max(self._quarantine_failures - 1, 0)
+        for node in self._db.read(lambda conn: nodes_db.quarantined(conn, before)):
+            if may_pass(node):
+                self._change(
+                    node.group_id,
+                    node,
+                    "node.try-again",
+                    node.quarantine_reason or "",
+                    failures=failures,
+                    quarantined_at=None,
+                    quarantine_reason=None,
+                )
 
     def _inspect(self, name: str, connector: Nodes) -> None:
         try:

@@ -112,6 +112,12 @@ def failing(conn: Connection, failures: int) -> list[Node]:
     return [_node(row) for row in conn.execute(query)]
 
 
+def quarantined(conn: Connection, before: float) -> list[Node]:
+    """Nodes that came into quarantine before a time, and are in it."""
+    query = select(*_COLUMNS).where(nodes.c.quarantined_at < before, nodes.c.removed_at.is_(None))
+    return [_node(row) for row in conn.execute(query)]
+
+
 def _node(row: Sequence[Any]) -> Node:
     values = dict(zip(Node.__struct_fields__, row, strict=True))
     values["id"] = UUID(bytes=values["id"])

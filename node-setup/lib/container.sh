@@ -6,11 +6,14 @@
 
 # shellcheck disable=SC2154  # set by bin/stage
 
-# Whether the program began, and something else than itself ended it, or nothing did: main's
-# entry leaves the mark.
-was_cut_off() {
-    [ "$runtime" = docker ] && [ -n "$alloc_dir" ] && [ -d "$alloc_dir/data/.ran" ] &&
-        [ ! -d "$alloc_dir/data/.ran/ended" ]
+# See to it that the container is gone unless its program ended by itself: main's entry
+# leaves marks when it begins and when it ends. Sets cut_off if it only began.
+settle_container() {
+    [ "$runtime" = docker ] && [ -n "$alloc_dir" ] || return 0
+    [ ! -d "$alloc_dir/data/.ran/ended" ] || return 0
+    remove_container "main-$alloc"
+    # Only now: it may have started after Nomad had given it up.
+    [ ! -d "$alloc_dir/data/.ran" ] || cut_off=yes
 }
 
 # Nothing may write to the run directory any more. Where the engine does not answer, the

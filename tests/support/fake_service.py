@@ -85,7 +85,7 @@ class FakeService:
             or self._about_sets(route)
             or self._about_runs(route)
             or self._about_compute_secret(route, body)
-            or self._about_nodes(route)
+            or self._about_nodes(route, body)
             or self._about_jobs(route, query, body)
         )
 
@@ -152,8 +152,10 @@ class FakeService:
                 return 200, {"current": body == {"secret": self.compute_secret}}
         return None
 
-    def _about_nodes(self, route: tuple[str, ...]) -> Answer | None:
+    def _about_nodes(self, route: tuple[str, ...], body: Any) -> Answer | None:
         match route:
+            case "POST", "nodes", "require-limits":
+                return 200, body
             case "GET", "nodes":
                 return 200, {"nodes": list(self.nodes.values())}
             case "GET", "nodes", name if name in self.nodes:

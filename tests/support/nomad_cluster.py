@@ -290,13 +290,15 @@ class NomadCluster:
         return (self.home / f"{name}.log").read_text(errors="replace")
 
     def _purge_everything(self) -> None:
-        for job in self.call("GET", "jobs", namespace="*"):
+        jobs = self.call("GET", "jobs", namespace="*")
+        for job in jobs:
             self.call("DELETE", f"job/{job['ID']}", namespace=job["Namespace"], purge="true")
-        eventually(self._all_over, timeout=60, every=0.1)
+        patience = len(jobs) / 2
+        eventually(self._all_over, timeout=60 + patience, every=0.1)
         # Unmounts the secrets directories that a root client has mounted.
         self.call("PUT", "system/gc")
         allocs = self.home / NODE / "alloc"
-        eventually(lambda: not any(allocs.iterdir()), timeout=20, every=0.1)
+        eventually(lambda: not any(allocs.iterdir()), timeout=20 + patience, every=0.1)
 
     def _all_over(self) -> bool:
         allocs = self.call("GET", "allocations", namespace="*")

@@ -77,7 +77,9 @@ def s3(service: RunningService) -> Any:
     )
 
 
-def _configure(service: RunningService, nomad: NomadCluster, settings: Mapping[str, object]) -> None:
+def _configure(
+    service: RunningService, nomad: NomadCluster, settings: Mapping[str, object]
+) -> None:
     """Turn the configuration that ``init`` wrote into one for Nomad."""
     token_file = service.home / "nomad.token"
     token_file.touch(mode=0o600)

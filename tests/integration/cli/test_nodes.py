@@ -130,6 +130,20 @@ def test_steering_goes_on_after_an_error(
     assert ("POST", f"/v1/nodes/n1/{arguments[0]}", body) in fake.requests
 
 
+@pytest.mark.parametrize(
+    ("switch", "required", "words"), [("on", True, "only on nodes"), ("off", False, "on all nodes")]
+)
+def test_limits_are_required_or_not(
+    run: Run, fake: FakeService, switch: str, required: bool, words: str
+) -> None:
+    done = run("nodes", "require-limits", switch)
+    assert (done.exit_code, words in done.stdout) == (0, True), done.output
+    assert fake.requests[-1] == ("POST", "/v1/nodes/require-limits", {"required": required})
+    as_json = run("nodes", "require-limits", switch, "--json")
+    assert json.loads(as_json.stdout) == {"required": required}
+    assert run("nodes", "require-limits").exit_code == 2
+
+
 def test_names_that_are_no_path(run: Run, fake: FakeService) -> None:
     run("nodes", "drain", "../users")
     assert fake.requests[-1][1] == "/v1/nodes/..%2Fusers/drain"

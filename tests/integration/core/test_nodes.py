@@ -269,6 +269,31 @@ class TestQuarantine:
         assert house.machines.views["id-n1"].eligible
         assert house.stored().barred is None
 
+    def test_the_storages_absence_does_not_cost_a_node_for_good(self, house: Hall) -> None:
+        house.join()
+        self.fail(house, *[Cause.STORAGE] * QUARANTINE_FAILURES)
+        for pause in (899, 2):
+            house.watch.step()
+            assert state(house) is NodeState.QUARANTINED
+            assert why(house).endswith("it is tried again soon")
+            house.pass_time(pause)
+        house.watch.step()
+        assert state(house) is NodeState.READY
+        assert house.machines.views["id-n1"].eligible
+        assert "node.try-again" in actions(house)
+        # One more is too many again; a success counts anew.
+        self.fail(house, Cause.STORAGE)
+        house.watch.step()
+        assert state(house) is NodeState.QUARANTINED
+
+    def test_what_is_the_nodes_own_fault_does_not_pass(self, house: Hall) -> None:
+        house.join()
+        self.fail(house, *[Cause.STORAGE] * (QUARANTINE_FAILURES - 1), Cause.INTERNAL)
+        house.watch.step()
+        house.pass_time(86_400)
+        house.watch.step()
+        assert state(house) is NodeState.QUARANTINED
+
 
 class TestSteering:
     def test_drain_and_resume(self, house: Hall) -> None:

@@ -1,224 +1,33 @@
 """A machine becomes a node: a fresh account here, the bundle, two scripts, no root.
 
-Everything is real: a bridge with its Nomad server (mutual TLS, ACLs, strict introduction),
-rootless Docker, the embedded storage, the client. The tests go through one node's life, in
-this order on one worker.
+The tests go through one node's life, in this order on one worker.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
 
-from tests.support import needs
-from tests.support.machine import (
-    ARCHITECTURE,
-    Machine,
-    assemble_downloads,
-    machine,
-    pinned,
+from tests.support.machine import Machine
+from tests.support.node_site import (
+    NAME,
+    NEEDED,
+    end,
+    fetched,
+    prepare,
+    seen,
+    start,
+    submit,
 )
-from tests.support.nomad_cluster import NomadCluster, cluster
 from tests.support.poll import eventually
 from tests.support.service import RunningService
 from tests.support.user_systemd import user_systemd
 
-NEEDED = ("nomad", "docker", "root", "rootless-docker")
 pytestmark = [pytest.mark.needs(*NEEDED), pytest.mark.xdist_group("node")]
-
-IMAGE = "busybox:1"
-FINAL = ("completed", "failed", "canceled")
-NAME = "bench-1"
-
-
-@pytest.fixture(scope="module")
-def nomad() -> Iterator[NomadCluster]:
-    for name in NEEDED:
-        needs.need(name)
-    with cluster(client=False) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def service(
-    nomad: NomadCluster, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningService]:
-    """A bridge that lets machines in, with group ``lab``."""
-    service = RunningService(tmp_path_factory.mktemp("node") / "home")
-    service.init("--runtime", "process", group="first")
-    configure(service, nomad)
-    try:
-        service.start()
-        add_lab(service)
-        yield service
-    finally:
-        service.close()
-
-
-def configure(service: RunningService, nomad: NomadCluster) -> None:
-    tokens = {
-        "nomad.token": nomad.bridge_token,
-        "nodes.token": nomad.token_with('node { policy = "write" }'),
-    }
-    for name, token in tokens.items():
-        (service.home / name).touch(mode=0o600)
-        (service.home / name).write_text(token)
-    text = service.config.read_text().replace("connectors: [local]", "connectors: [nomad]")
-    service.config.write_text(text)
-    service.configure(
-        nomad={
-            "address": nomad.address,
-            "ca_file": str(nomad.ca_file),
-            "client_cert": str(nomad.bridge_pair.cert),
-            "client_key": str(nomad.bridge_pair.key),
-            "token_file": "nomad.token",
-            "node_token_file": "nodes.token",
-            "servers": list(nomad.servers),
-            "ca_cert_file": str(nomad.authority.ca_file),
-            "ca_key_file": str(nomad.authority.key_file),
-            "sweep_interval_s": 2,
-        },
-        nodes={"inspect_interval_s": 1},
-    )
-
-
-def add_lab(service: RunningService) -> None:
-    """Group lab with admin chief and user ada; credentials.env is theirs from now on."""
-    config = ("--config", str(service.config))
-    group = printed(
-        service, "groups", "add", "lab", "--admin", "chief", "--connector", "nomad", *config
-    )
-    service.use(BRIDGE_GROUP_TOKEN=group["group_token"], BRIDGE_ADMIN_SECRET=group["admin_secret"])
-    ada = printed(service, "users", "add", "ada")["secret"]
-    compute = printed(service, "compute-secret", "rotate")["secret"]
-    service.use(BRIDGE_COMPUTE_SECRET=compute, BRIDGE_API_SECRET=ada, LERULI_API_SECRET=ada)
-    s3(service).create_bucket(Bucket=group["code_bucket"])
-    done = service.command("codes", "publish", IMAGE)
-    assert done.returncode == 0, done.stderr
-
-
-def printed(service: RunningService, *arguments: str) -> Any:
-    done = service.command(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def s3(service: RunningService) -> Any:
-    known = service.credentials
-    return boto3.client(
-        "s3",
-        endpoint_url=known["BRIDGE_S3_SERVER"],
-        aws_access_key_id=known["BRIDGE_S3_ACCESS"],
-        aws_secret_access_key=known["BRIDGE_S3_SECRET"],
-        region_name="us-east-1",
-    )
-
-
-@pytest.fixture(scope="module")
-def downloads(rclone: str) -> Iterator[Path]:
-    """What the operator downloaded, and the list of it, in a folder for everybody: those of
-    pytest are for one user alone.
-    """
-    with tempfile.TemporaryDirectory(prefix="nb-downloads-") as name:
-        folder = Path(name)
-        assemble_downloads(folder, rclone)
-        (folder / "pins").write_text(pinned(folder))
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def bundle(service: RunningService, downloads: Path) -> Path:
-    """The group's bundle, as an admin makes it."""
-    out = service.home / "nomadrun.tar"
-    done = service.command(
-        *("nodes", "bundle", "--out", str(out), "--url", service.url),
-        *("--pins", str(downloads / "pins"), "--architecture", ARCHITECTURE),
-    )
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-@pytest.fixture(scope="module")
-def storage_keys(service: RunningService) -> Path:
-    """The file that the group itself writes."""
-    known = service.credentials
-    file = service.home / "s3.conf"
-    file.touch(mode=0o600)
-    names = ("SERVER", "ACCESS", "SECRET")
-    file.write_text("".join(f"S3_{name}={known[f'BRIDGE_S3_{name}']}\n" for name in names))
-    return file
-
-
-@pytest.fixture(scope="module")
-def node(bundle: Path, storage_keys: Path) -> Iterator[Machine]:
-    with machine() as fresh:
-        fresh.give(bundle)
-        fresh.give(storage_keys)
-        done = fresh.run("tar", "-xf", "nomadrun.tar")
-        assert done.returncode == 0, done.stderr
-        yield fresh
-        if (fresh.folder / "current").exists():
-            fresh.run_sh("--uninstall", "--yes")
-
-
-@pytest.fixture
-def joined(node: Machine, downloads: Path) -> Machine:
-    """The machine as a node that takes jobs, whatever the test before has left."""
-    if not (node.folder / "current").exists():
-        prepare(node, downloads)
-    if node.run_sh("--status").returncode != 0:
-        node.log.write_text("")
-        node.join()
-        node.says(f"--- {NAME} has joined ---")
-    return node
-
-
-def prepare(node: Machine, downloads: Path) -> None:
-    done = node.get_started(
-        *("--name", NAME, "--from", str(downloads), "--s3-config", "s3.conf"),
-        *("--network-interface", "lo", "--reserve-memory", "500"),
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "job"
-    made.mkdir()
-    (made / "in.txt").write_text("hello\n")
-    return made
-
-
-def submit(service: RunningService, folder: Path, script: str) -> str:
-    done = service.command("submit", "--dir", str(folder), "--memory", "64", IMAGE, "--", script)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def end(service: RunningService, job: str) -> dict[str, Any]:
-    return service.wait_for(job, FINAL, timeout=90)
-
-
-def fetched(service: RunningService, folder: Path, name: str) -> str:
-    done = service.command("get", "--dir", str(folder))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return (folder / name).read_text()
-
-
-def seen(service: RunningService, name: str = NAME) -> dict[str, Any]:
-    """The node as the group's admin sees it."""
-    answer = service.get(f"/v1/nodes/{name}", service.credentials["BRIDGE_ADMIN_SECRET"])
-    assert answer.status == 200, answer
-    return dict(answer.body)
 
 
 def test_from_the_tar_to_the_first_result(
@@ -227,8 +36,7 @@ def test_from_the_tar_to_the_first_result(
     """Two commands, no root, no network, two minutes."""
     began = time.monotonic()
     prepare(node, downloads)
-    node.join()
-    node.says(f"--- {NAME} has joined ---")
+    start(node)
     job = submit(service, folder, "tr a-z A-Z <in.txt >big.txt; cat in.txt")
     ended = end(service, job)
     assert (ended["state"], ended["node"]) == ("completed", NAME), ended
