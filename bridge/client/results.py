@@ -93,7 +93,8 @@ def _results(storage: Storage, bucket: str, job: Job) -> tuple[list[Result], boo
     if job.state is JobState.COMPLETED:
         raise ResultsError(
             f"job {job.id} is completed, but its results are not in the bucket",
-            "Somebody deleted them with the S3 key; ask who runs the storage.",
+            f"Somebody deleted them with the S3 key, or {job.node or 'the node'} never uploaded "
+            "them; an admin of the group can look at that node.",
         )
     objects = storage.objects(bucket)
     return [Result(item.key, item.size, "") for item in objects if _is_result(item.key)], False

@@ -1,9 +1,9 @@
 """What follows the end of an attempt: nothing, or another attempt. Pure.
 
 A fault of the machine or of a service is worth another try, the job's own exit
-never is. Running out of memory is tried again with more of it, if the submitter
-allowed that. Whatever the causes, a job that has had many attempts ends: it may
-be what brings the nodes down.
+never is. A machine that is drained costs the job no try. Running out of memory is
+tried again with more of it, if the submitter allowed that. Whatever the causes, a
+job that has had many attempts ends: it may be what brings the nodes down.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bridge.models.attempt import Cause
 from bridge.models.job import Job, JobState
 
 # Faults of machines and services.
-WORTH_ANOTHER: Final = frozenset({Cause.NODE_LOST, Cause.DRAINED, Cause.STORAGE, Cause.INTERNAL})
+WORTH_ANOTHER: Final = frozenset({Cause.NODE_LOST, Cause.STORAGE, Cause.INTERNAL})
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -43,11 +43,12 @@ def follow_up(job: Job, end: End, *, now: float, rules: Rules) -> End:
             return end
         words = f"out of memory with {job.memory_mb} MiB, next with {memory} MiB"
         return _again(end, reason=words, memory_mb=memory)
-    if end.cause in WORTH_ANOTHER and job.retries < rules.retries:
-        delay = rules.delay_s * 2**job.retries
-        words = f"{end.reason or end.cause}; trying again"
-        return _again(end, reason=words, retried=True, not_before=now + delay)
-    return end
+    free = end.cause is Cause.DRAINED
+    if not free and (end.cause not in WORTH_ANOTHER or job.retries >= rules.retries):
+        return end
+    words = f"{end.reason or end.cause}; trying again"
+    not_before = None if free else now + rules.delay_s * 2**job.retries
+    return _again(end, reason=words, retried=not free, not_before=not_before)
 
 
 def more_memory(job: Job, rules: Rules) -> int | None:

@@ -15,7 +15,7 @@ from bridge.db import jobs as jobs_db
 from bridge.db import nodes as nodes_db
 from bridge.db.attempts import AttemptOfJob
 from bridge.db.engine import Connection
-from bridge.models.attempt import LIVE_ATTEMPT, Attempt, AttemptState, Cause
+from bridge.models.attempt import LIVE_ATTEMPT, NOT_CHARGED, Attempt, AttemptState, Cause
 from bridge.models.job import Job, JobState
 from bridge.points import Point
 
@@ -92,8 +92,8 @@ def _unless_canceled(conn: Connection, job: Job, end: End) -> End:
 
 
 def _charge(conn: Connection, job: Job, end: End, half_life_s: float) -> None:
-    """Core-seconds of what ran; not of what we took back ourselves, nor of self-tests."""
-    if end.started_at is None or end.cause is Cause.WITHDRAWN or job.pinned_to is not None:
+    """Core-seconds of what ran; not of what was taken back, nor of self-tests."""
+    if end.started_at is None or end.cause in NOT_CHARGED or job.pinned_to is not None:
         return
     usage.charge(
         conn,

@@ -22,11 +22,15 @@ class Cause(StrEnum):
     IMAGE_MISSING = "image_missing"  # the image is nowhere to be had
     STORAGE = "storage"  # S3 away or full for longer than we wait
     NODE_LOST = "node_lost"  # the machine went away, or was restarted
-    DRAINED = "drained"  # the machine was drained under the job
+    DRAINED = "drained"  # the machine was drained under the job; not charged, tried anew
     REJECTED = "rejected"  # the scheduler refuses the job
     CANCELED = "canceled"  # somebody asked for it
     WITHDRAWN = "withdrawn"  # taken back by us or superseded; not charged, tried anew
     INTERNAL = "internal"  # a fault of ours or of the node
+
+
+# Ends that neither the job nor its machine has caused: no use is charged for them.
+NOT_CHARGED: Final = frozenset({Cause.WITHDRAWN, Cause.DRAINED})
 
 
 class AttemptState(StrEnum):

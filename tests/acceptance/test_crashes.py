@@ -5,12 +5,17 @@ The jobs, their buckets and the scheduler are real; only the place of death is c
 
 from __future__ import annotations
 
+import urllib.error
+import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from bridge.points import Point
-from tests.support.lab import Lab, new_lab
+from tests.support import needs
+from tests.support.lab import CORES, Lab, new_lab
+from tests.support.nomad_cluster import cluster
+from tests.support.nomad_lab import nomad_lab
 from tests.support.poll import eventually
 
 # The program fails when it runs first, and succeeds when it runs again.
@@ -18,15 +23,34 @@ SECOND_TIME_LUCKY = '[ $(wc -l <"$RUNS") -gt 1 ]'
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     made = new_lab(tmp_path_factory.mktemp("crashes"))
     yield made
     made.service.close()
 
 
+@pytest.fixture(scope="module")
+def nomad(rclone: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    for name in ("nomad", "docker"):
+        needs.need(name)
+    home = tmp_path_factory.mktemp("crashes")
+    with cluster(cores=CORES, volumes=True) as running, nomad_lab(home, running, rclone) as made:
+        yield made
+
+
+@pytest.fixture(
+    scope="module",
+    params=["local", pytest.param("nomad", marks=pytest.mark.needs("nomad", "docker"))],
+)
+def lab(request: pytest.FixtureRequest) -> Lab:
+    found: Lab = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.fixture(autouse=True)
-def alive(lab: Lab) -> None:
+def alive(request: pytest.FixtureRequest) -> None:
     """A test that failed may have left the service dead."""
+    lab: Lab = request.getfixturevalue("lab" if "lab" in request.fixturenames else "local")
     if lab.service.process is None or lab.service.process.poll() is not None:
         lab.service.start()
 
@@ -107,21 +131,13 @@ def test_cancel_of_what_runs(lab: Lab, point: Point) -> None:
 
 @pytest.mark.parametrize("point", [Point.CANCEL_BEFORE_COMMIT, Point.CANCEL_COMMITTED])
 def test_cancel_of_what_waits(lab: Lab, point: Point) -> None:
-    blockers = [lab.work("exec sleep 600") for _ in range(4)]
-    running = lab.submit(*blockers)
-    for work in blockers:
-        lab.await_run(work)
     waiting = lab.work()
-    (job,) = lab.submit(waiting)
+    (job,) = lab.submit(waiting, hold=True)
     lab.crash_at(point)
     lab.ask(job, "cancel")
     lab.restart()
     assert lab.ask(job, "cancel") == 200
-    assert lab.job(job)["state"] == "canceled"
-    for one in running:
-        lab.ask(one, "cancel")
-        assert lab.end(one)["state"] == "canceled"
-    assert waiting.runs == 0
+    assert (lab.job(job)["state"], waiting.runs) == ("canceled", 0)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +195,7 @@ def test_another_attempt_after_a_lost_node(lab: Lab, point: Point) -> None:
     lab.await_run(work)
     eventually(lambda: lab.job(job)["phase"] == "executing")
     lab.crash_at(point)
-    lab.kill_supervisor(job)
+    lab.lose(job)
     lab.restart()
     seen = lab.end(job)
     assert (seen["state"], seen["attempt"], work.runs) == ("completed", 2, 2), seen
@@ -220,6 +236,69 @@ def test_forget(lab: Lab, point: Point, time: int) -> None:
     lab.crash_at(point, time)
     lab.service.start_to_crash()
     lab.service.start()
-    eventually(lambda: not any(lab.attempts(job) for job in jobs))
+    eventually(lambda: not any(lab.kept(job) for job in jobs))
     for job, work in zip(jobs, works, strict=True):
         assert (lab.job(job)["state"], work.runs) == ("completed", 1)
+
+
+def test_rejection(lab: Lab) -> None:
+    with lab.refusing(Point.REJECT_BEFORE_COMMIT) as work:
+        lab.service.start()
+        (job,) = lab.submit(work)
+        seen = lab.end(job)
+    assert (seen["state"], seen["cause"], seen["attempt"]) == ("failed", "rejected", 1), seen
+    assert (work.runs, lab.kept(job)) == (0, [])
+
+
+@pytest.mark.parametrize("point", [Point.SWEEP_LISTED, Point.STRAY_STOPPED])
+def test_what_lives_and_is_of_no_job_is_stopped(lab: Lab, point: Point) -> None:
+    """After a restore: the backup is older than the job."""
+    backup = lab.service.home / f"{point}.backup"
+    config = ("--config", str(lab.service.config))
+    done = lab.service.command("db", "backup", *config, str(backup))
+    assert done.returncode == 0, done.stderr
+    work = lab.work("trap 'echo stopped >\"$RUNS.end\"; exit 1' TERM; sleep 600 & wait")
+    (job,) = lab.submit(work)
+    lab.await_run(work)
+    lab.service.stop()
+    done = lab.service.command("db", "restore", *config, str(backup))
+    assert done.returncode == 0, done.stderr
+    lab.crash_at(point)
+    lab.service.start_to_crash()
+    lab.service.start()
+    assert lab.service.get(f"/v1/jobs/{job}").status == 404
+    eventually(work.counter.with_suffix(".end").exists, timeout=30)
+    assert work.runs == 1
+
+
+def test_a_set_half_canceled_and_half_pruned(local: Lab) -> None:
+    """Of more jobs than are changed at once; it does not depend on the scheduler."""
+    for _ in range(6):
+        items = [{"bucket_id": str(uuid.uuid4()), **HELD} for _ in range(1000)]
+        answer = local.service.post("/v1/jobs", items)
+        assert {one["status"] for one in answer.body} == {201}
+
+    def states() -> dict[str, int]:
+        return dict(local.service.get("/v1/sets/many").body["jobs"])
+
+    local.crash_at(Point.SET_CHUNK_COMMITTED, 2)  # the first of those that wait
+    assert verb(local, "cancel") is None
+    local.restart()
+    assert states() == {"canceled": 5000, "received": 1000}
+    assert verb(local, "cancel") == 200
+    assert states() == {"canceled": 6000}
+    local.crash_at(Point.SET_CHUNK_COMMITTED)
+    assert verb(local, "prune") is None
+    local.restart()
+    assert local.service.post("/v1/sets/many/prune", {}).body["changed"] == 1000
+
+
+HELD = {"image": "busybox:1", "memory_mb": 16, "set": "many", "hold": True}
+
+
+def verb(lab: Lab, name: str) -> int | None:
+    """Do something to the set; None when the service died over it."""
+    try:
+        return lab.service.post(f"/v1/sets/many/{name}", {}).status
+    except (urllib.error.URLError, ConnectionError):
+        return None

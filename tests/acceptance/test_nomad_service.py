@@ -11,15 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
-from bridge import resources
 from tests.support import leruli, needs
 from tests.support.docker import docker
 from tests.support.nomad_cluster import NomadCluster, cluster
+from tests.support.nomad_service import on_nomad, printed
 from tests.support.poll import eventually
-from tests.support.s3 import S3
 from tests.support.service import RunningService
 
 pytestmark = pytest.mark.needs("nomad", "docker")
@@ -40,79 +38,10 @@ def nomad() -> Iterator[NomadCluster]:
 def service(
     nomad: NomadCluster, rclone: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningService]:
-    """A service whose only connector is Nomad, with group ``lab`` on it."""
-    service = RunningService(tmp_path_factory.mktemp("nomad") / "home")
-    service.init("--runtime", "process", group="first")
-    configure(service, nomad)
-    try:
-        service.start()
-        add_lab(service)
-        known = service.credentials
-        endpoint, access, secret = (
-            known[f"BRIDGE_S3_{name}"] for name in ("SERVER", "ACCESS", "SECRET")
-        )
-        keys = S3(endpoint, access, secret, service.home)
-        nomad.install_stage(resources.path("node-setup"), rclone, keys)
-        publish(service)
-        yield service
-    finally:
-        service.close()
-
-
-def configure(service: RunningService, nomad: NomadCluster) -> None:
-    """Turn the configuration that ``init`` wrote into one for Nomad."""
-    token_file = service.home / "nomad.token"
-    token_file.touch(mode=0o600)
-    token_file.write_text(nomad.bridge_token)
-    text = service.config.read_text()
-    assert "connectors: [local]" in text
-    settings = {
-        "address": nomad.address,
-        "ca_file": str(nomad.ca_file),
-        "client_cert": str(nomad.bridge_pair.cert),
-        "client_key": str(nomad.bridge_pair.key),
-        "token_file": "nomad.token",
-        "sweep_interval_s": 2,
-    }
-    lines = "".join(f"  {name}: {json.dumps(value)}\n" for name, value in settings.items())
-    service.config.write_text(
-        text.replace("connectors: [local]", "connectors: [nomad]") + f"nomad:\n{lines}"
-    )
-
-
-def add_lab(service: RunningService) -> None:
-    """Group lab with admin chief and user ada; credentials.env is theirs from now on."""
-    config = ("--config", str(service.config))
-    group = printed(
-        service, "groups", "add", "lab", "--admin", "chief", "--connector", "nomad", *config
-    )
-    service.use(BRIDGE_GROUP_TOKEN=group["group_token"], BRIDGE_ADMIN_SECRET=group["admin_secret"])
-    ada = printed(service, "users", "add", "ada")["secret"]
-    compute = printed(service, "compute-secret", "rotate")["secret"]
-    service.use(BRIDGE_COMPUTE_SECRET=compute, BRIDGE_API_SECRET=ada, LERULI_API_SECRET=ada)
-    s3(service).create_bucket(Bucket=group["code_bucket"])
-
-
-def publish(service: RunningService) -> None:
-    done = service.command("codes", "publish", IMAGE)
-    assert done.returncode == 0, done.stderr
-
-
-def printed(service: RunningService, *arguments: str) -> Any:
-    done = service.command(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def s3(service: RunningService) -> Any:
-    known = service.credentials
-    return boto3.client(
-        "s3",
-        endpoint_url=known["BRIDGE_S3_SERVER"],
-        aws_access_key_id=known["BRIDGE_S3_ACCESS"],
-        aws_secret_access_key=known["BRIDGE_S3_SECRET"],
-        region_name="us-east-1",
-    )
+    with on_nomad(
+        nomad, tmp_path_factory.mktemp("nomad") / "home", rclone, sweep_interval_s=2
+    ) as running:
+        yield running
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def test_the_ghost_of_a_replaced_allocation_does_not_start(
 
 
 def test_a_drained_job_is_queued_again(open_house: MakeHouse, nomad: NomadCluster) -> None:
-    house = open_house()
+    house = open_house(queue__retries=0)
     given = house.submit("echo half >half.txt; sleep 1.5; echo all >all.txt")
     house.running(given)
     path = f"node/{nomad.node()['ID']}/drain"
@@ -138,7 +138,9 @@ def test_a_drained_job_is_queued_again(open_house: MakeHouse, nomad: NomadCluste
         nomad.call("POST", path, {"DrainSpec": None, "MarkEligible": True})
     assert again.exit_code is None
     seen = house.end(given)
-    assert (seen.state, seen.attempt) == (JobState.COMPLETED, 2)
+    assert (seen.state, seen.attempt, seen.retries) == (JobState.COMPLETED, 2, 0)
+    (used,) = house.bridge.usage.by_month(house.ada)
+    assert used.attempts == 1  # the one that ended by itself
 
 
 @pytest.mark.parametrize("task", ["stage-in", "main", "stage-out"])

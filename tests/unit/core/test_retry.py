@@ -8,7 +8,7 @@ import pytest
 
 from bridge.core.retry import WORTH_ANOTHER, Rules, follow_up
 from bridge.core.verdict import End
-from bridge.models.attempt import Cause
+from bridge.models.attempt import NOT_CHARGED, Cause
 from bridge.models.job import JobState
 from tests.unit.core.test_verdict import NOW, job
 
@@ -31,9 +31,17 @@ class TestRetry:
         assert "it was so" in (again.reason or "")
         assert after(cause, retries=1).job is JobState.FAILED
 
-    @pytest.mark.parametrize("cause", sorted(set(Cause) - WORTH_ANOTHER - {Cause.WITHDRAWN}))
+    def test_a_drained_machine_costs_no_retry(self) -> None:
+        again = after(Cause.DRAINED, retries=1)
+        assert (again.job, again.retried, again.not_before) == (JobState.RECEIVED, False, None)
+        assert after(Cause.DRAINED, attempt=3).job is JobState.FAILED  # as of any cause
+
+    @pytest.mark.parametrize("cause", sorted(set(Cause) - WORTH_ANOTHER - NOT_CHARGED))
     def test_what_the_job_did_is_not(self, cause: Cause) -> None:
         assert after(cause).job is JobState.FAILED
+
+    def test_what_may_have_run_before_a_restore_is_not(self) -> None:
+        assert after(Cause.WITHDRAWN).job is JobState.FAILED
 
     def test_never_what_somebody_canceled(self) -> None:
         assert after(Cause.NODE_LOST, cancel_requested_at=1.0).job is JobState.FAILED

@@ -43,6 +43,11 @@ def ran(code: int, *more: dict[str, Any], oom: bool = False) -> dict[str, Any]:
     return task("dead", event("Started"), terminated(code, oom), *more, failed=code != 0)
 
 
+def ran_with(code: int, message: str) -> dict[str, Any]:
+    told = event("Terminated", exit_code=str(code), oom_killed="false", exit_message=message)
+    return task("dead", event("Started"), told, failed=True)
+
+
 PENDING = task("pending", event("Received"))
 RUNNING = task("running", event("Started"))
 OK = ran(0)
@@ -176,6 +181,35 @@ def test_out_of_memory_that_the_program_survived_is_success() -> None:
     assert look(OK, ran(0, oom=True), OK).cause is None
 
 
+@pytest.mark.parametrize(
+    ("main", "stage_out"),
+    [
+        # Nomad lost the engine and takes that for code 0.
+        (ran_with(0, "unexpected EOF"), 0),
+        (ran_with(0, "unexpected EOF"), 17),
+        (ran_with(0, "unexpected EOF"), 13),
+        # The engine came back and ended what it found; main's entry left no mark.
+        (ran(137), 17),
+        (ran(143), 17),
+    ],
+)
+def test_a_container_that_its_engine_ended(main: Any, stage_out: int) -> None:
+    seen = look(OK, main, ran(stage_out))
+    assert (seen.state, seen.cause, seen.exit_code) == (Observed.ENDED, Cause.NODE_LOST, None)
+    assert seen.reason == "The container engine of machine n1 ended the job"
+
+
+def test_who_stops_a_job_cuts_it_off_too() -> None:
+    main = task("dead", event("Started"), event("Killing"), terminated(137))
+    assert look(OK, main, ran(17), DesiredStatus="stop").cause is Cause.CANCELED
+
+
+def test_out_of_memory_cuts_a_job_off_too() -> None:
+    seen = look(OK, ran(137, oom=True), ran(17))
+    assert (seen.cause, seen.exit_code) == (Cause.OOM, 137)
+    assert seen.reason is not None and "uploaded" not in seen.reason
+
+
 def test_137_alone_is_no_out_of_memory() -> None:
     assert look(OK, ran(137), OK).cause is Cause.EXIT
 
@@ -224,6 +258,11 @@ def test_stopped_too_late_is_success() -> None:
             Cause.IMAGE_MISSING,
         ),
         ("Driver Failure", "cannot connect to the Docker daemon", Cause.INTERNAL),
+        (
+            "Driver Failure",
+            "Failed to pull `x:1`: Cannot connect to the Docker daemon at unix:///x. Is it up?",
+            Cause.INTERNAL,
+        ),
         ("Setup Failure", "failed to build task dir", Cause.INTERNAL),
         ("Failed Validation", "invalid config", Cause.INTERNAL),
     ],

@@ -35,6 +35,9 @@ EXPECTED = {
     # Nomad placed the job anew; the newer allocation counts.
     "disconnect-lost": Expected(Observed.RUNNING, phase=Phase.EXECUTING),
     "drain": Expected(ENDED, Cause.DRAINED, 137, reason="Machine node-a1 was drained"),
+    "engine-killed": Expected(
+        ENDED, Cause.NODE_LOST, reason="The container engine of machine node-1 ended the job"
+    ),
     "exit3": Expected(ENDED, Cause.EXIT, 3, reason="Exit code 3"),
     "host-rebooted": Expected(
         ENDED, Cause.NODE_LOST, reason="Machine node-a1 was restarted while the job ran"

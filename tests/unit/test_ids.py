@@ -1,0 +1,26 @@
+"""Ids: unique, in time order, and dated."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from bridge.models.ids import made_at, new_id, new_ids
+
+
+def test_every_one_is_larger_than_those_before() -> None:
+    made = [new_id(), *new_ids(5000), new_id(), *new_ids(3), new_id()]
+    assert made == sorted(set(made))
+
+
+def test_are_uuids_of_version_7() -> None:
+    assert {(one.version, one.variant) for one in new_ids(100)} == {(7, "specified in RFC 4122")}
+
+
+def test_say_when_they_were_made() -> None:
+    assert made_at(new_id()) == pytest.approx(time.time(), abs=5)
+
+
+def test_none() -> None:
+    assert new_ids(0) == []
