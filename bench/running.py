@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +20,15 @@ HERE = Path(__file__).parent
 
 
 class Service(NamedTuple):
-    """A running service: where it listens, a user's secret, its database file."""
+    """A running service: where it listens, a user's secret, its database file (unless the
+    settings name another), its process, and how many seconds it took to be ready.
+    """
 
     address: str
     secret: str
     database: Path
+    pid: int
+    ready_s: float
 
 
 @contextlib.contextmanager
@@ -40,10 +45,13 @@ def child(arguments: Sequence[object], **options: Any) -> Iterator[subprocess.Po
 
 
 @contextlib.contextmanager
-def service(folder: Path, *, storage: bool = False) -> Iterator[Service]:
+def service(
+    folder: Path, *, storage: bool = False, settings: Mapping[str, str] | None = None
+) -> Iterator[Service]:
     """A new service in ``folder``, as ``init`` and ``serve`` make it, without a rate limit.
 
     The embedded storage is started only if ``storage`` says so, and ended too.
+    ``settings`` are environment variables of ``serve``.
     """
     binds = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     command = ["-m", "bridge.cli.main"]
@@ -60,12 +68,19 @@ def service(folder: Path, *, storage: bool = False) -> Iterator[Service]:
     environment = os.environ | {
         "NOMAD_BRIDGE_LIMITS_REQUESTS_PER_MINUTE": "100000000",
         "NOMAD_BRIDGE_STORAGE_EMBEDDED": str(storage).lower(),
+        **(settings or {}),
     }
     serve = [*command, "serve", "--config", folder / "config.yaml"]
-    with (folder / "serve.log").open("w") as log, child(serve, env=environment, stderr=log):
+    began = time.perf_counter()
+    with (
+        (folder / "serve.log").open("w") as log,
+        child(serve, env=environment, stderr=log) as process,
+    ):
         wait_for(binds[0])
+        ready_s = time.perf_counter() - began
+        secret, database = known["BRIDGE_API_SECRET"], folder / "bridge.db"
         try:
-            yield Service(binds[0], known["BRIDGE_API_SECRET"], folder / "bridge.db")
+            yield Service(binds[0], secret, database, process.pid, ready_s)
         finally:
             if storage:
                 EmbeddedS3(folder / "s3", binds[1]).stop()
@@ -79,13 +94,22 @@ def free_port() -> int:
 
 
 def wait_for(address: str) -> None:
-    """Until something listens."""
-    host, port = address.split(":")
+    """Until the service there says that it is ready."""
     deadline = time.monotonic() + 60
-    while True:
-        try:
-            return socket.create_connection((host, int(port))).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+    while not is_ready(address):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"nothing is ready at {address}")
+        time.sleep(0.01)
+
+
+def is_ready(address: str) -> bool:
+    """Whether ``/readyz`` answers 200."""
+    host, port = address.split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()

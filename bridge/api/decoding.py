@@ -52,24 +52,21 @@ def decode_many(
     Raises MalformedBody, InvalidRequest (no array), TooLarge (over ``limit`` items).
     """
     # All by one call would keep every other thread waiting until it is done.
-    items = decode(_RAW_ITEMS, data, hints)
-    if len(items) > limit:
+    raw = decode(_RAW_ITEMS, data, hints)
+    if len(raw) > limit:
         raise TooLarge(
-            f"The array has {len(items)} items; at most {limit} fit into one request.",
+            f"The array has {len(raw)} items; at most {limit} fit into one request.",
             "Send them in several requests.",
         )
-    return [_item(decoder, item, at, hints) for at, item in enumerate(items)]
-
-
-def _item(
-    decoder: msgspec.json.Decoder[T], item: msgspec.Raw, at: int, hints: Mapping[str, str]
-) -> T | InvalidRequest:
-    try:
-        return decoder.decode(item)
-    except msgspec.ValidationError as error:
-        return _explained(error, f"$[{at}]", hints)
-    except _NOT_JSON:
-        return InvalidRequest(f"$[{at}]: is not JSON in UTF-8.")
+    items: list[T | InvalidRequest] = []
+    for at, item in enumerate(raw):
+        try:
+            items.append(decoder.decode(item))
+        except msgspec.ValidationError as error:
+            items.append(_explained(error, f"$[{at}]", hints))
+        except _NOT_JSON:
+            items.append(InvalidRequest(f"$[{at}]: is not JSON in UTF-8."))
+    return items
 
 
 def query(into: type[T], hints: Mapping[str, str]) -> T:

@@ -112,6 +112,8 @@ def choose(
     overtaken for ever by small ones; one that no machine could ever hold is set
     aside instead. ``per_user`` bounds a member's attempts under way (0: no bound).
     """
+    if at_once <= 0:
+        return Choice((), ())
     place = _Place(slots, at_once, room)
     now: list[Waiting] = []
     too_big: list[Waiting] = []

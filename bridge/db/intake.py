@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, func, select
 from bridge.db import archive
 from bridge.db.statements import Insertion
 from bridge.db.tables import jobs as table
-from bridge.models.ids import new_id
+from bridge.models.ids import new_ids
 from bridge.models.job import JobState, NewJob
 
 # In the order of _new_row; the other columns start as NULL.
@@ -60,7 +60,7 @@ def insert_many(
     A bucket that already is a job of the same user, stored or earlier among
     ``jobs``, gives the id of that job; one of another member gives a Clash.
     """
-    new = ids or [new_id() for _ in jobs]
+    new = ids or new_ids(len(jobs))
     group, user = group_id.bytes, user_id.bytes
     rows = [_new_row(one, job, group, user, now) for one, job in zip(new, jobs, strict=True)]
     if not rows:

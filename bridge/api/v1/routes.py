@@ -14,6 +14,7 @@ from bridge.api import auth
 from bridge.api.decoding import answer, body, decode, decode_many, is_array, query
 from bridge.api.paging import HINTS, Page, canonical_uuid, cut
 from bridge.api.services import services
+from bridge.api.turns import short_turns
 from bridge.api.v1 import translate
 from bridge.errors import InvalidRequest, NotFound
 from bridge.models.identity import Caller
@@ -48,6 +49,7 @@ def submit() -> Response:
     return answer(_view(job, caller), 201, {"Location": f"/v1/jobs/{job.id}"})
 
 
+@short_turns()
 def _submit_many(caller: Caller, data: bytes) -> Response:
     limits = services().limits
     sent = decode_many(translate.ONE, data, limits.bulk_items)

@@ -86,7 +86,8 @@ BEGIN INSERT INTO moves VALUES (old.state, new.state); END
 JOBS = "SELECT id, state, attempt, cancel_requested_at FROM jobs"
 CHARGEABLE = """
 SELECT count(*) FROM attempts
-WHERE state = 'ended' AND started_at IS NOT NULL AND coalesce(cause, '') != 'withdrawn'
+WHERE state = 'ended' AND started_at IS NOT NULL
+AND coalesce(cause, '') NOT IN ('withdrawn', 'drained')
 """
 ATTEMPTS = "SELECT job_id, number, state, cause, native_id FROM attempts ORDER BY number"
 

@@ -43,6 +43,41 @@ class TestSecrets:
         with pytest.raises(Unauthenticated, match="compute secret"):
             house.access.by_secret(house.compute_secret)
 
+    def test_uses_are_stored_together_and_rarely(self, house: House) -> None:
+        def last_used() -> dict[str, float | None]:
+            return {user.name: user.last_used_at for user in house.groups.list_users(house.root)}
+
+        secret = house.groups.add_user(house.root, "bob", False)
+        house.access.store_uses()
+        before = last_used()
+        assert before["bob"] is None
+        house.clock.now += 90
+        used_at = house.clock.now
+        house.access.by_secret(secret)
+        assert last_used() == before
+        house.access.store_uses()
+        assert last_used() == before | {"bob": used_at}
+        house.clock.now += 30
+        house.access.by_secret(secret)
+        house.access.store_uses()
+        assert last_used()["bob"] == used_at
+
+    def test_uses_that_cannot_be_stored_are_stored_later(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_: object) -> None:
+            raise Unavailable("The database cannot be used now: database or disk is full")
+
+        secret = house.groups.add_user(house.root, "bob", False)
+        house.access.by_secret(secret)
+        with monkeypatch.context() as broken:
+            broken.setattr(house.db, "write", full)
+            with pytest.raises(Unavailable):
+                house.access.store_uses()
+        house.access.store_uses()
+        [bob] = [user for user in house.groups.list_users(house.root) if user.name == "bob"]
+        assert bob.last_used_at == house.clock.now
+
     def test_a_database_that_cannot_be_written_keeps_nobody_from_reading(
         self, house: House, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from bridge.db import jobs, queue
 from bridge.db.intake import Clash
 from bridge.db.jobs import JobFilter
-from bridge.db.queue import Waiting
+from bridge.db.queue import UnderWay, Waiting
 from bridge.models.job import MOVES, Job, JobState, NewJob, Phase
 from tests.integration.db.conftest import NOW, Lab, new_job, waiting
 
@@ -70,6 +70,14 @@ class TestInsertMany:
         new = new_job()
         ids = lab.insert(new, new_job(), new)
         assert ids[0] == ids[2] != ids[1]
+
+    def test_more_than_one_statement_holds(self, lab: Lab) -> None:
+        new = [new_job() for _ in range(250)]
+        [first] = lab.insert(new[120])
+        ids = lab.insert(*new, new[0])
+        assert ids[120] == first
+        assert ids[250] == ids[0]
+        assert [get(lab, one).bucket_id for one in ids[:250]] == [job.bucket_id for job in new]
 
     def test_bucket_of_another_member_clashes(self, lab: Lab) -> None:
         taken = new_job()
@@ -184,6 +192,61 @@ class TestWaiting:
         for _ in range(2):
             lab.add_job(user=lab.add_user(str(uuid4()), group=busy))
         assert lab.db.read(queue.groups_waiting) == [busy.id]
+
+
+class TestTake:
+    def test_what_waits_in_the_order_asked_for(self, lab: Lab) -> None:
+        first, second, third = (lab.add_job() for _ in range(3))
+        held = lab.add_job(hold=True)
+        canceled = lab.add_job()
+        lab.db.write(
+            lambda conn: jobs.touch(
+                conn, canceled, state={JobState.RECEIVED}, cancel_requested_at=NOW
+            )
+        )
+        wanted = [third, held, first, uuid4(), canceled, second]
+        taken = lab.db.write(lambda conn: jobs.take(conn, wanted))
+        assert [job.id for job in taken] == [third, first, second]
+        assert taken == [get(lab, job.id) for job in taken]
+        assert {(job.state, job.attempt) for job in taken} == {(JobState.SUBMITTED, 1)}
+        assert lab.db.write(lambda conn: jobs.take(conn, wanted)) == []
+
+    def test_more_than_one_statement_holds(self, lab: Lab) -> None:
+        ids = [one for one in lab.insert(*(new_job() for _ in range(150))) if isinstance(one, UUID)]
+        taken = lab.db.write(lambda conn: jobs.take(conn, ids))
+        assert [job.id for job in taken] == ids
+
+    def test_nothing(self, lab: Lab) -> None:
+        assert lab.db.write(lambda conn: jobs.take(conn, [])) == []
+
+    def test_one_job_goes_to_one_taker(self, lab: Lab) -> None:
+        job_id = lab.add_job()
+        barrier = threading.Barrier(4)
+
+        def take(_: int) -> int:
+            barrier.wait(10)
+            return len(lab.db.write(lambda conn: jobs.take(conn, [job_id])))
+
+        with ThreadPoolExecutor(4) as pool:
+            assert sorted(pool.map(take, range(4))) == [0, 0, 0, 1]
+
+
+class TestUnderWay:
+    def test_counts_what_was_handed_over_by_user(self, lab: Lab) -> None:
+        waits, pending, running, other = (lab.add_job() for _ in range(4))
+        his = lab.add_job(user=lab.root)
+        lab.db.write(lambda conn: jobs.take(conn, [pending, running, his, other]))
+        lab.db.write(
+            lambda conn: jobs.move(conn, running, frm={JobState.SUBMITTED}, to=JobState.RUNNING)
+        )
+        lab.db.write(
+            lambda conn: jobs.move(conn, other, frm={JobState.SUBMITTED}, to=JobState.FAILED)
+        )
+        assert get(lab, waits).state is JobState.RECEIVED
+        assert lab.db.read(lambda conn: queue.under_way(conn, lab.group.id)) == {
+            lab.ada.id: UnderWay(attempts=2, pending=1),
+            lab.root.id: UnderWay(attempts=1, pending=1),
+        }
 
 
 class TestMove:

@@ -1,0 +1,67 @@
+"""Two ways to do the same work, in turns, so that both meet the same weather."""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+
+class Pair(NamedTuple):
+    """What one run took through the bridge and without it, in seconds."""
+
+    ours: float
+    plain: float
+
+
+def leave_nothing_behind() -> None:
+    """On SIGTERM clean up as at any other end: a time limit must not leave servers behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def timed(act: Callable[[], object]) -> float:
+    """How many seconds ``act`` takes."""
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+def in_turns(
+    what: str, runs: int, ours: Callable[[], float], plain: Callable[[], float]
+) -> list[Pair]:
+    """Both ways ``runs`` times; who goes first changes from run to run."""
+    pairs = []
+    for run in range(runs):
+        if run % 2:
+            one = plain()
+            pair = Pair(ours(), one)
+        else:
+            pair = Pair(ours(), plain())
+        pairs.append(pair)
+        print(f"{what}  bridge {pair.ours:.2f} s  without {pair.plain:.2f} s", flush=True)
+    return pairs
+
+
+def judge_ratio(what: str, pairs: Sequence[Pair], most: float) -> bool:
+    """Whether the median of the ratios is at most ``most``; prints it and the medians."""
+    ratio = statistics.median(pair.ours / pair.plain for pair in pairs)
+    return _judge(what, pairs, f"{ratio:.2f} times", f"{most:.2f}", ratio <= most)
+
+
+def judge_excess(what: str, pairs: Sequence[Pair], most_s: float) -> bool:
+    """Whether the median of the differences is at most ``most_s`` seconds; prints it."""
+    excess = statistics.median(pair.ours - pair.plain for pair in pairs)
+    return _judge(what, pairs, f"{excess:+.2f} s", f"{most_s:+.2f} s", excess <= most_s)
+
+
+def _judge(what: str, pairs: Sequence[Pair], found: str, most: str, fine: bool) -> bool:
+    ours, plain = (statistics.median(column) for column in zip(*pairs, strict=True))
+    print(
+        f"{what}  {found} (at most {most})  bridge {ours:.2f} s  without {plain:.2f} s"
+        f"  {'ok' if fine else 'TOO SLOW'}  (medians of {len(pairs)})",
+        flush=True,
+    )
+    return fine
