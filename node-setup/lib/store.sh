@@ -106,7 +106,8 @@ call_rclone() { # seconds rclone-arguments…
         trouble=missing
     elif log_says 'StatusCode: 40[13]'; then
         trouble=denied
-    elif log_says 'no space left on device|disk quota exceeded'; then
+    # The second is rclone's own, before it writes a file that will not fit.
+    elif log_says 'no space left on device|remaining disk space|disk quota exceeded'; then
         trouble=disk
     else
         trouble=away

@@ -20,7 +20,7 @@ STAGE_EXITS: Final[dict[int, tuple[Cause, str]]] = {
     12: (Cause.INPUT_INVALID, "run.tgz is damaged or leaves its folder"),
     13: (Cause.STORAGE, "The storage could not be reached for too long"),
     14: (Cause.IMAGE_MISSING, "The image was not found"),
-    15: (Cause.INTERNAL, "The machine is not set up correctly for the bridge"),
+    15: (Cause.INTERNAL, "The machine is not set up correctly, or its disk is full"),
     16: (Cause.INPUT_INVALID, "The job replaced its run directory; nothing was uploaded"),
 }
 SUPERSEDED: Final = 10

@@ -31,7 +31,7 @@ from tests.support.service import RunningService
 pytestmark = [pytest.mark.needs(*NEEDED), pytest.mark.xdist_group("node")]
 
 SECOND = "bench-2"
-FULL = "The disk of this machine is full"
+FULL = "or its disk is full"
 DISK_MB = 700
 LEFT_KB = 3000
 
@@ -119,6 +119,7 @@ def phase(service: RunningService, job: str) -> str | None:
 def test_the_disk_is_full_while_staging(
     service: RunningService, joined: Machine, ballast: Ballast, folder: Path
 ) -> None:
+    # More than there is room for, and nothing that could be packed.
     (folder / "large").write_bytes(os.urandom(20_000_000))
     ballast.fill(LEFT_KB)
     job = submit(service, folder, "wc -c <large")
