@@ -9,9 +9,10 @@ from sqlalchemy import Column, ColumnElement, Connection, Executable, Table, bin
 from sqlalchemy.dialects import postgresql, sqlite
 
 _PARAMETERS: Final = {"sqlite": "named", "postgresql": "pyformat"}
-# Rows in one statement. After each one SQLite's driver waits for its turn among the threads
-# of the process: beside a busy one, a thousand rows by themselves took ten times as long.
-_ROWS: Final = 100
+# Rows in one statement, as many as there are left. After each statement SQLite's driver waits
+# for its turn among the threads of the process: beside a busy one, a thousand rows by
+# themselves took ten times as long.
+_ROWS: Final = (100, 10, 1)
 _POSITIONS: Final = {"sqlite": "qmark", "postgresql": "format"}
 
 
@@ -53,7 +54,10 @@ class Prepared:
         """Run it once with each of these parameters."""
         sql, values = self._on(conn)
         with _cursor(conn, sql) as cursor:
-            cursor.executemany(sql, [{**values, **row} for row in rows])
+            # Not executemany: PostgreSQL's driver makes a pipeline of it, after which the server
+            # does not end the transaction of a process that is paused.
+            for row in rows:
+                cursor.execute(sql, {**values, **row})
 
     def _on(self, conn: Connection) -> tuple[str, dict[str, object]]:
         """The text for the database of ``conn``, and the values it has in itself."""
@@ -95,24 +99,17 @@ class Insertion:
 
     def run(self, conn: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
         """Insert; returns how many of the rows were new."""
-        dialect, done = conn.dialect.name, 0
-        whole = len(rows) - len(rows) % _ROWS
-        if whole:
-            done += self._by_the_hundred(conn, rows[:whole])
-        if whole < len(rows):
-            sql = self._for(dialect, 1)
+        done = start = 0
+        for many in _ROWS:
+            if len(rows) - start < many:
+                continue
+            sql = self._for(conn.dialect.name, many)
             with _cursor(conn, sql) as cursor:
-                cursor.executemany(sql, rows[whole:])
-                done += cursor.rowcount
-        return done
-
-    def _by_the_hundred(self, conn: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
-        sql, done = self._for(conn.dialect.name, _ROWS), 0
-        with _cursor(conn, sql) as cursor:
-            for start in range(0, len(rows), _ROWS):
-                some = rows[start : start + _ROWS]
-                cursor.execute(sql, [value for row in some for value in row])
-                done += cursor.rowcount
+                while len(rows) - start >= many:
+                    some = rows[start : start + many]
+                    cursor.execute(sql, [value for row in some for value in row])
+                    done += cursor.rowcount
+                    start += many
         return done
 
     def _for(self, dialect: str, rows: int) -> str:

@@ -14,7 +14,7 @@ from tests.support.nomad_cluster import POOL, NomadCluster
 from tests.support.poll import eventually
 from tests.support.service import RunningService
 
-pytestmark = [pytest.mark.needs(*NEEDED), pytest.mark.xdist_group("node")]
+pytestmark = pytest.mark.needs(*NEEDED)
 
 # Ten minutes ahead, for those who ask what time it is.
 FAST_CLOCK = """#!/bin/sh

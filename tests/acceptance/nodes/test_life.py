@@ -27,7 +27,7 @@ from tests.support.poll import eventually
 from tests.support.service import RunningService
 from tests.support.user_systemd import user_systemd
 
-pytestmark = [pytest.mark.needs(*NEEDED), pytest.mark.xdist_group("node")]
+pytestmark = pytest.mark.needs(*NEEDED)
 
 
 def test_from_the_tar_to_the_first_result(

@@ -26,7 +26,7 @@ from tests.support.node_site import (
 from tests.support.poll import eventually
 from tests.support.service import RunningService
 
-pytestmark = [pytest.mark.needs(*NEEDED, "leruli"), pytest.mark.xdist_group("node")]
+pytestmark = pytest.mark.needs(*NEEDED, "leruli")
 
 OVERLAP_S = 25
 ROTATED = "enrolled before the compute secret was rotated"

@@ -28,7 +28,7 @@ from tests.support.node_site import (
 from tests.support.poll import eventually
 from tests.support.service import RunningService
 
-pytestmark = [pytest.mark.needs(*NEEDED), pytest.mark.xdist_group("node")]
+pytestmark = pytest.mark.needs(*NEEDED)
 
 SECOND = "bench-2"
 FULL = "or its disk is full"

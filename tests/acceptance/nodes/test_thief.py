@@ -40,7 +40,7 @@ from tests.support.poll import eventually
 from tests.support.service import RunningService
 from tests.support.thief import KEY, KEY_PEM, Thief
 
-pytestmark = [pytest.mark.needs(*NEEDED), pytest.mark.xdist_group("node")]
+pytestmark = pytest.mark.needs(*NEEDED)
 
 NAME = "nice-machine"
 OTHER = "g-other"
