@@ -6,7 +6,6 @@ embedded storage, the client.
 
 from __future__ import annotations
 
-import fcntl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +17,6 @@ from tests.support.machine import Machine, assemble_downloads, machine, pinned
 from tests.support.node_site import NEEDED, Settings
 from tests.support.nomad_cluster import NomadCluster, cluster
 from tests.support.service import RunningService
-
-
-@pytest.fixture(scope="module", autouse=True)
-def alone() -> Iterator[None]:
-    """One module after the other: a node is all of a machine, and these are measured."""
-    with (Path(tempfile.gettempdir()) / "nomad-bridge-tests-node.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @pytest.fixture(scope="module")
