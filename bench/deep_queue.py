@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -29,12 +29,12 @@ import filled
 from running import HERE, Service, child, service
 
 from bridge import points
-from bridge.connectors.base import Health, Room
+from bridge.connectors.base import Room
 from bridge.core.feeder import Feeder, Pace
 from bridge.core.queue import Reserve
 from bridge.db.engine import Database
-from bridge.models.attempt import AttemptSpec, Handle, Observation
 from bridge.points import Point
+from tests.support.fake_connector import FakeConnector
 
 SHALLOW = 10_000
 NEXT = 100  # jobs claimed in one pass
@@ -57,44 +57,19 @@ BOUNDS = {
 }
 
 
-class Scheduler:
+class Roomy(FakeConnector):
     """Takes whatever it is handed and starts nothing."""
-
-    name = SCHEDULER
 
     def room(self, namespace: str, node_pool: str) -> Room:  # noqa: ARG002
         """More than anybody asks for."""
         much = 1_000_000_000
         return Room(much, much, much, much, much, queues=True)
 
-    def submit(self, spec: AttemptSpec) -> None:
-        """It is fine."""
-
-    def poll(self, handles: Iterable[Handle]) -> Mapping[Handle, Observation]:
-        """Nobody asks."""
-        raise NotImplementedError
-
-    def cancel(self, handle: Handle) -> None:
-        """Nobody asks."""
-        raise NotImplementedError
-
-    def forget(self, handle: Handle) -> None:
-        """Nobody asks."""
-        raise NotImplementedError
-
-    def sweep(self, namespaces: Iterable[str]) -> Mapping[Handle, Observation]:
-        """Nobody asks."""
-        raise NotImplementedError
-
-    def check(self) -> Health:
-        """Nobody asks."""
-        raise NotImplementedError
-
 
 def claims(db: Database) -> list[float]:
     """Milliseconds of each pass, from its start until the claims are stored."""
     pace = Pace(reserve=Reserve(least=NEXT, most=NEXT), at_once=NEXT)
-    feeder = Feeder(db, {SCHEDULER: Scheduler()}, prefix="bench-", pace=pace)
+    feeder = Feeder(db, {SCHEDULER: Roomy(SCHEDULER)}, prefix="bench-", pace=pace)
     stored: list[float] = []
 
     def note(point: Point) -> None:
