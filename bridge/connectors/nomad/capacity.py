@@ -82,12 +82,13 @@ class Capacity:
         """What may be handed over now. Raises ConnectorUnavailable."""
         now = self._clock()
         # Jobs that come and go change nothing about the nodes.
-        if self._nodes is None or now - self._nodes[0] >= _FRESH_S:
-            self._nodes = (now, self._listed())
+        listed = self._nodes
+        if listed is None or now - listed[0] >= _FRESH_S:
+            listed = self._nodes = (now, self._listed())
         if namespace not in self._held or self._is_stale(self._held[namespace][0], now):
             allocs = self._client.live_allocations(namespace, _PAGE)
             self._held[namespace] = (now, [alloc for page in allocs for alloc in page])
-        nodes = [node for node in self._nodes[1] if node.node_pool == node_pool]
+        nodes = [node for node in listed[1] if node.node_pool == node_pool]
         held = self._held[namespace][1]
         return measure(nodes, held, self._unplaced(namespace, held, now))
 
@@ -108,6 +109,10 @@ class Capacity:
     def changed(self) -> None:
         """Something happened at Nomad: the next answer is not from old listings."""
         self._changed_at = self._clock()
+
+    def nodes_changed(self) -> None:
+        """A node takes jobs now, or no longer: the next answer is from a new listing."""
+        self._nodes = None
 
     def _listed(self) -> list[Node]:
         """The nodes set up for the bridge; those that their owners paused as ineligible."""

@@ -167,6 +167,7 @@ class NomadConnector:
         Raises ConnectorUnavailable.
         """
         self._nodes.set_eligible(node_id, eligible)
+        self._capacity.nodes_changed()
 
     def drain(self, node_id: str, deadline_s: float) -> None:
         """Give a node nothing more, and stop what still runs there after ``deadline_s``.
@@ -174,6 +175,7 @@ class NomadConnector:
         Raises ConnectorUnavailable.
         """
         self._nodes.drain(node_id, deadline_s)
+        self._capacity.nodes_changed()
 
     def remove(self, node_id: str) -> None:
         """Forget a node that is down; one that is alive is only stopped for good.

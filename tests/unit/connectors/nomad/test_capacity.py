@@ -186,6 +186,18 @@ def test_listings_last_a_second(capacity: Capacity, nomad: FakeNomad, clock: Clo
     assert len(nomad.requests) == 6
 
 
+def test_a_node_that_was_made_ineligible_is_no_room_at_once(
+    capacity: Capacity, nomad: FakeNomad
+) -> None:
+    capacity.room("g-lab", "g-lab")
+    asked = len(nomad.requests)
+    capacity.room("g-lab", "g-lab")
+    assert len(nomad.requests) == asked
+    capacity.nodes_changed()
+    capacity.room("g-lab", "g-lab")
+    assert "/v1/nodes" in [one.path for one in nomad.requests[asked:]]
+
+
 def test_a_change_of_jobs_is_seen_sooner_but_not_each_one(
     capacity: Capacity, nomad: FakeNomad, clock: Clock
 ) -> None:
