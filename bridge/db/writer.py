@@ -72,7 +72,11 @@ class Writer:
             if mine:
                 self._committing = change.thread
         if not mine:
-            self._wait(change)
+            try:
+                self._wait(change)
+            except BaseException:
+                self._leave(change)
+                raise
         if not change.over:
             self._commit_waiting(change)
         if change.error is not None:
@@ -100,6 +104,16 @@ class Writer:
                     f"The database was busy for {self._patience_s:g} s.", "Retry later."
                 )
         change.signal.acquire()  # it has begun: only its end tells
+
+    def _leave(self, change: _Change) -> None:
+        """Its caller was interrupted: nobody shall wait for it to commit."""
+        with self._gate:
+            if change not in self._waiting:
+                return
+            self._waiting.remove(change)
+            turn = self._committing == change.thread
+        if turn:
+            self._pass_on()
 
     def _commit_waiting(self, mine: _Change) -> None:
         """Commit what waits, ``mine`` first, then let the next one do so."""

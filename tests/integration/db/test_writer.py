@@ -191,3 +191,23 @@ def test_a_change_that_cannot_begin_in_time_is_not_made(
 def test_a_write_inside_a_write_is_a_mistake(db: Database) -> None:
     with pytest.raises(RuntimeError, match="inside"):
         db.write(lambda conn: db.write(add(1)))
+
+
+def test_a_caller_that_is_interrupted_holds_nobody_up(
+    db: Database, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait, waits = store(db)._writer._wait, []
+
+    def interrupted(change: Any) -> None:
+        waits.append(change)
+        if len(waits) > 1:
+            return wait(change)
+        change.signal.acquire()  # its turn to commit, and just then a signal
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store(db)._writer, "_wait", interrupted)
+    futures = held.write(add(1), add(2))
+    held.release()
+    assert isinstance(futures[0].exception(10), KeyboardInterrupt)
+    assert futures[1].result(10) == 2
+    assert stored(db) == {2}
