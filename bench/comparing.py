@@ -6,8 +6,11 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
+
+from tests.support.service import RunningService
 
 
 class Pair(NamedTuple):
@@ -27,6 +30,23 @@ def timed(act: Callable[[], object]) -> float:
     start = time.perf_counter()
     act()
     return time.perf_counter() - start
+
+
+def complete(service: RunningService, job: Mapping[str, object], buckets: Sequence[str]) -> None:
+    """Submit ``job`` with each of these buckets in one request; wait until all are completed."""
+    name = uuid.uuid4().hex
+    jobs = [{**job, "bucket_id": bucket, "set": name} for bucket in buckets]
+    answer = service.post("/v1/jobs", jobs)
+    assert [item["status"] for item in answer.body] == [201] * len(jobs), answer
+    while (states := _states(service, name)) != {"completed": len(jobs)}:
+        assert not {"failed", "canceled"} & states.keys(), states
+        # Asking takes time of the machine, too.
+        time.sleep(0.02 if len(jobs) == 1 else 0.5)
+
+
+def _states(service: RunningService, name: str) -> dict[str, int]:
+    found = service.get(f"/v1/sets/{name}").body["jobs"]
+    return {state: count for state, count in found.items() if count}
 
 
 def in_turns(

@@ -14,13 +14,12 @@ import contextlib
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from comparing import in_turns, judge_excess, judge_ratio, leave_nothing_behind, timed
+from comparing import complete, in_turns, judge_excess, judge_ratio, leave_nothing_behind, timed
 
 from bridge import process, resources
 from bridge.connectors.local import machine
@@ -110,18 +109,7 @@ class ByBridge:
 
     def run(self, buckets: Sequence[str]) -> None:
         """Submit all in one request and wait until all are completed."""
-        name = uuid.uuid4().hex
-        jobs = [self._job | {"bucket_id": bucket, "set": name} for bucket in buckets]
-        answer = self._service.post("/v1/jobs", jobs)
-        assert [item["status"] for item in answer.body] == [201] * len(jobs), answer
-        while (states := self._states(name)) != {"completed": len(jobs)}:
-            assert not {"failed", "canceled"} & states.keys(), states
-            # Asking takes time of the machine, too.
-            time.sleep(0.02 if len(jobs) == 1 else 0.5)
-
-    def _states(self, name: str) -> dict[str, int]:
-        found = self._service.get(f"/v1/sets/{name}").body["jobs"]
-        return {state: count for state, count in found.items() if count}
+        complete(self._service, self._job, buckets)
 
 
 def main() -> int:

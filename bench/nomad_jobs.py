@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from comparing import in_turns, judge_excess, judge_ratio, leave_nothing_behind, timed
+from comparing import complete, in_turns, judge_excess, judge_ratio, leave_nothing_behind, timed
 
 from bridge import process
 from bridge.connectors.nomad.client import NomadClient
@@ -94,7 +94,7 @@ class ByBridge:
 
     def run(self, buckets: Sequence[str]) -> float:
         """Seconds until all are completed."""
-        return timed(lambda: self._run(buckets))
+        return timed(lambda: complete(self._service, JOB, buckets))
 
     def delays(self, since: float) -> list[float]:
         """Seconds between the end on the node and its record, of the jobs since then."""
@@ -107,19 +107,6 @@ class ByBridge:
                 [since],
             )
             return [delay for (delay,) in found]
-
-    def _run(self, buckets: Sequence[str]) -> None:
-        name = uuid.uuid4().hex
-        jobs = [JOB | {"bucket_id": bucket, "set": name} for bucket in buckets]
-        answer = self._service.post("/v1/jobs", jobs)
-        assert [item["status"] for item in answer.body] == [201] * len(jobs), answer
-        while (states := self._states(name)) != {"completed": len(jobs)}:
-            assert not {"failed", "canceled"} & states.keys(), states
-            time.sleep(0.02 if len(jobs) == 1 else 0.5)
-
-    def _states(self, name: str) -> dict[str, int]:
-        found = self._service.get(f"/v1/sets/{name}").body["jobs"]
-        return {state: count for state, count in found.items() if count}
 
 
 def main() -> int:
