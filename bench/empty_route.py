@@ -1,15 +1,17 @@
-"""A service with one route that does nothing, on the same server as the real one.
+"""A route that does nothing, on waitress as it comes.
 
 Prints HOST:PORT, then serves until it is ended.
 """
 
 from __future__ import annotations
 
+import logging
 import signal
+import threading
 
+import waitress
 from flask import Flask, Response
 
-from bridge.server import HttpServer
 from bridge.settings import Limits, Server
 
 
@@ -22,11 +24,11 @@ def main() -> None:
     def nothing() -> Response:
         return Response(status=204)
 
-    server = HttpServer(app, "127.0.0.1:0", Server().threads)
-    server.start()
-    print(server.address, flush=True)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    server = waitress.create_server(app, host="127.0.0.1", port=0, threads=Server().threads)
+    threading.Thread(target=server.run, daemon=True).start()
+    print(f"127.0.0.1:{server.effective_port}", flush=True)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    server.close()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -28,9 +27,6 @@ _LOOKS_PER_LEASE: Final = 4
 _BREATH_S: Final = 0.02
 # A request leaves a few dozen objects in cycles; Python's own threshold is 700.
 _OBJECTS_PER_COLLECTION: Final = 20_000
-# Of a thread that computes while others wait; Python's own, 5 ms, is as long as a whole look-up
-# may take. Much shorter ones cost single submissions a tenth of their rate.
-_TURN_S: Final = 0.001
 
 
 class Loop(threading.Thread):
@@ -206,10 +202,10 @@ def run(config: Config, ready: Callable[[str], object] = str) -> None:
 
 
 def _settle() -> None:
-    """Share this process fairly: what takes long shall not keep what is short waiting."""
-    # Spare the garbage collector what stays until the end, and most of its rounds: looking
-    # through all modules again and again took a sixth of the time of a request.
+    """Spare the garbage collector what stays until the end, and most of its rounds.
+
+    Looking through all modules again and again took a sixth of the time of a request.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
-    sys.setswitchinterval(_TURN_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import create_server
 from waitress.task import ErrorTask
 
+from bridge import turns
 from bridge.api import errors, health, request_log, services
 from bridge.api.leruli import routes as leruli
 from bridge.api.leruli.translate import shape as leruli_shape
@@ -29,6 +31,7 @@ _ENROLMENTS_PER_MINUTE: Final = 30
 _SHAPES: Final = {f"{prefix}/": leruli_shape for prefix in leruli.PREFIXES}
 
 _HEADER_BYTES: Final = 32_768
+_RECEIVED_AT_ONCE_BYTES: Final = 65_536
 _CONNECTIONS: Final = 1000
 # How long, and for how many bytes, a refused body is read and thrown away.
 _DISCARD_S: Final = 10.0
@@ -89,12 +92,15 @@ class HttpServer:
             # Waitress refuses from this size on, Flask above its own.
             max_request_body_size=app.config["MAX_CONTENT_LENGTH"] + 1,
             max_request_header_size=_HEADER_BYTES,
+            recv_bytes=_RECEIVED_AT_ONCE_BYTES,
             connection_limit=_CONNECTIONS,
             asyncore_use_poll=True,
             ident=None,
             clear_untrusted_proxy_headers=True,
         )
         self._server.channel_class = _Channel
+        self._server.add_task = self._add_task
+        self._heard: list[Any] = []
         # A warning for every request that waits for a thread would add to the load it reports.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 
@@ -115,6 +121,10 @@ class HttpServer:
             wasyncore.close_all(self._sockets)
 
     def _run(self) -> None:
+        with turns.taken(watch=True):
+            self._serve()
+
+    def _serve(self) -> None:
         while not self._stopping.is_set():
             self._step(1.0)
         # Nobody new; who was heard gets an answer.
@@ -125,11 +135,42 @@ class HttpServer:
             self._step(0.1)
 
     def _step(self, timeout: float) -> None:
-        wasyncore.loop(timeout=timeout, use_poll=True, map=self._sockets, count=1)
+        """One round of ``wasyncore.poll2``, in turn with the threads that answer.
+
+        No turn may last too long, so who waits for one is not left alone with it.
+        """
+        poll = select.poll()
+        for number, channel in self._sockets.copy().items():
+            poll.register(number, _wanted(channel))
+        if self._heard or turns.wanted():
+            timeout = min(timeout, turns.LONGEST_S)
+        with turns.given(watch=True):
+            for channel in self._heard:
+                self._server.task_dispatcher.add_task(channel)
+            self._heard.clear()
+            ready = poll.poll(timeout * 1000)
+        for number, events in ready:
+            if number in self._sockets:
+                wasyncore.readwrite(self._sockets[number], events)
+
+    def _add_task(self, channel: Any) -> None:
+        """Wake a thread to answer, but not while it would only wait for our turn to end."""
+        if threading.current_thread() is self._thread:
+            self._heard.append(channel)
+        else:
+            self._server.task_dispatcher.add_task(channel)
 
     def _busy(self) -> bool:
         channels = self._server.active_channels.values()
         return any(channel.requests or channel.total_outbufs_len for channel in channels)
+
+
+def _wanted(channel: Any) -> int:
+    """The events that a socket is to be asked for."""
+    wanted = select.POLLIN | select.POLLPRI if channel.readable() else 0
+    if channel.writable() and not channel.accepting:
+        wanted |= select.POLLOUT
+    return wanted
 
 
 def _listen(bind: str) -> socket.socket:
@@ -183,6 +224,10 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress is not typed
     refused = False
     _discarded = 0
     _patience = 0.0
+
+    def service(self) -> None:
+        with turns.taken():
+            super().service()
 
     def handle_write(self) -> None:
         if self.will_close or not (self.refused and self.close_when_flushed):

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, exc
 
+from bridge import turns
 from bridge.db.faults import can_retry, unsure
 from bridge.errors import ConfigError
 
@@ -22,7 +23,10 @@ TRIES: Final = 5  # of a transaction that is undone because of another one
 
 
 class Postgresql:
-    """Reads see one moment; writes are tried again after a deadlock."""
+    """Reads see one moment; writes are tried again after a deadlock.
+
+    Each call waits for the server, so it gives its turn to compute away.
+    """
 
     def __init__(self, url: URL) -> None:
         """Raises ConfigError when the driver is not installed."""
@@ -32,16 +36,19 @@ class Postgresql:
         )
         self._looking_up = self.migrating.execution_options(isolation_level="AUTOCOMMIT")
 
+    @turns.given()
     def read(self, fn: Callable[[Connection], T]) -> T:
         """Run ``fn`` in a transaction that only reads."""
         with self._reading.connect() as conn:
             return fn(conn)
 
+    @turns.given()
     def look_up(self, fn: Callable[[Connection], T]) -> T:
         """Run ``fn``, a single statement, without a transaction."""
         with self._looking_up.connect() as conn:
             return fn(conn)
 
+    @turns.given()
     def write(self, fn: Callable[[Connection], T]) -> T:
         """Run ``fn`` in a transaction, several times if need be."""
         tries = 0

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 
+from bridge import turns
 from bridge.db import statements
 from bridge.db.writer import Writer
 from bridge.errors import ConfigError
@@ -46,8 +47,9 @@ class Sqlite:
         self._readers: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._writer = Writer(self._writing, PATIENCE_S)
 
+    @turns.given()
     def read(self, fn: Callable[[Connection], T]) -> T:
-        """Run ``fn`` in a transaction that only reads."""
+        """Run ``fn`` in a transaction that only reads; it may take long."""
         conn = self._reader()
         if conn.in_transaction():  # inside another read of this thread
             return fn(conn)

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from bridge import turns
 from bridge.db import statements
 from bridge.db.faults import translate
 from bridge.errors import Unavailable
@@ -34,9 +35,7 @@ class _Change:
         self.result: Any = None
         self.error: BaseException | None = None
         self.over = False
-        # Released when it is over or its turn to commit: cheaper than an Event.
-        self.signal = threading.Lock()
-        self.signal.acquire()
+        self.pause = turns.pause()  # until it is over, or its turn to commit
 
     def run(self, conn: Connection) -> None:
         self.result = self.fn(conn)
@@ -95,7 +94,7 @@ class Writer:
 
     def _wait(self, change: _Change) -> None:
         """Until it is over, or its turn to commit. Raises Unavailable when that takes too long."""
-        if change.signal.acquire(timeout=self._patience_s):
+        if change.pause.wait(self._patience_s):
             return
         with self._gate:
             if change in self._waiting and self._committing != change.thread:
@@ -103,7 +102,7 @@ class Writer:
                 raise Unavailable(
                     f"The database was busy for {self._patience_s:g} s.", "Retry later."
                 )
-        change.signal.acquire()  # it has begun: only its end tells
+        change.pause.wait()  # it has begun: only its end tells
 
     def _leave(self, change: _Change) -> None:
         """Its caller was interrupted: nobody shall wait for it to commit."""
@@ -126,7 +125,7 @@ class Writer:
             for change in batch:
                 change.over = True
                 if change is not mine:
-                    change.signal.release()
+                    change.pause.end()
             self._pass_on()
 
     def _pass_on(self) -> None:
@@ -137,7 +136,7 @@ class Writer:
                 return
             following = self._waiting[0]
             self._committing = following.thread
-        following.signal.release()
+        following.pause.end()
 
     def _commit(self, changes: list[_Change]) -> None:
         try:
@@ -169,7 +168,8 @@ def _at_once(conn: Connection, changes: list[_Change]) -> bool:
             raise
         return False
     try:
-        transaction.commit()
+        with turns.given():
+            transaction.commit()
     except BaseException:
         transaction.rollback()
         raise

@@ -15,10 +15,10 @@ from bridge.api.decoding import answer, body, decode, decode_many
 from bridge.api.leruli import translate
 from bridge.api.paging import canonical_uuid
 from bridge.api.services import services
-from bridge.api.turns import short_turns
 from bridge.errors import BridgeError, Forbidden, InvalidRequest, NotFound, Refused, Unavailable
 from bridge.models.identity import Caller
 from bridge.models.job import Job, NewJob
+from bridge.turns import long_work
 
 PREFIXES: Final = ("/v22_1", "/latest")
 
@@ -37,7 +37,7 @@ def task_submit() -> Response:
 
 
 @blueprint.post("/bulk/task-submit")
-@short_turns()
+@long_work()
 def bulk_task_submit() -> Response:
     """Many jobs; 200 and one result each, in order, whatever is wrong with some or all.
 

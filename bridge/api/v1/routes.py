@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 from uuid import UUID
 
@@ -14,11 +14,11 @@ from bridge.api import auth
 from bridge.api.decoding import answer, body, decode, decode_many, is_array, query
 from bridge.api.paging import HINTS, Page, canonical_uuid, cut
 from bridge.api.services import services
-from bridge.api.turns import short_turns
 from bridge.api.v1 import translate
 from bridge.errors import InvalidRequest, NotFound
 from bridge.models.identity import Caller
 from bridge.models.job import Job
+from bridge.turns import long_work
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ def submit() -> Response:
     return answer(_view(job, caller), 201, {"Location": f"/v1/jobs/{job.id}"})
 
 
-@short_turns()
+@long_work()
 def _submit_many(caller: Caller, data: bytes) -> Response:
     limits = services().limits
     sent = decode_many(translate.ONE, data, limits.bulk_items)
@@ -75,7 +75,7 @@ def find() -> Response:
         before=wanted.before(),
     )
     page, following = cut(jobs, wanted.limit)
-    return answer({"jobs": [_view(job, caller) for job in page], "next": following})
+    return answer({"jobs": _views(page, caller), "next": following})
 
 
 @blueprint.get("/jobs/<job_id>")
@@ -242,7 +242,12 @@ def _with_job(
 
 
 def _view(job: Job, caller: Caller) -> translate.JobView:
-    return translate.job_view(job, caller, services().bridge.pages.of_job(caller, job))
+    return _views([job], caller)[0]
+
+
+def _views(jobs: Sequence[Job], caller: Caller) -> list[translate.JobView]:
+    ui_url = services().bridge.pages.of_job
+    return [translate.job_view(job, caller, ui_url(caller, job)) for job in jobs]
 
 
 def _no_fields() -> None:

@@ -202,7 +202,7 @@ def test_a_caller_that_is_interrupted_holds_nobody_up(
         waits.append(change)
         if len(waits) > 1:
             return wait(change)
-        change.signal.acquire()  # its turn to commit, and just then a signal
+        change.pause.wait()  # its turn to commit, and just then a signal
         raise KeyboardInterrupt
 
     monkeypatch.setattr(store(db)._writer, "_wait", interrupted)

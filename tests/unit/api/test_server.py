@@ -54,6 +54,33 @@ def told(response: HTTPResponse) -> dict[str, Any]:
     return body
 
 
+def test_a_request_that_blocks_does_not_keep_others_waiting(bridge: FakeBridge) -> None:
+    app, go_on = create_app(bridge, Limits()), threading.Event()
+
+    @app.get("/blocked")
+    def blocked() -> str:
+        go_on.wait(20)
+        return ""
+
+    http = HttpServer(app, "127.0.0.1:0", 4)
+    http.start()
+    late = [connect(http) for _ in range(2)]
+    for connection in late:
+        connection.request("GET", "/blocked")
+    try:
+        for _ in range(5):
+            quick = connect(http)
+            quick.request("GET", "/healthz")
+            assert quick.getresponse().status == 200
+            quick.close()
+    finally:
+        go_on.set()
+    for connection in late:
+        assert connection.getresponse().status == 200
+        connection.close()
+    http.close()
+
+
 def test_a_free_port_is_found_and_the_server_does_not_name_itself(running: HttpServer) -> None:
     connection = connect(running)
     connection.request("GET", "/healthz")
