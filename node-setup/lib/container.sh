@@ -2,18 +2,18 @@
 # What became of the job's container beside Nomad. Sourced by bin/stage.
 #
 # When the container engine dies, Nomad takes the program for ended, and cannot remove its
-# container. It may still run, and goes on if the engine keeps containers over its own end.
+# container. It may still run, and goes on if the engine keeps containers over its own end;
+# and where the engine died when Nomad was about to remove it, nobody else would ever do so.
 
 # shellcheck disable=SC2154  # set by bin/stage
 
-# See to it that the container is gone unless its program ended by itself: main's entry
-# leaves marks when it begins and when it ends. Sets cut_off if it only began.
+# See to it that the container is gone. Sets cut_off if its program did not end by itself:
+# main's entry leaves marks when it begins and when it ends.
 settle_container() {
     [ "$runtime" = docker ] && [ -n "$alloc_dir" ] || return 0
-    [ ! -d "$alloc_dir/data/.ran/ended" ] || return 0
     remove_container "main-$alloc"
     # Only now: it may have started after Nomad had given it up.
-    [ ! -d "$alloc_dir/data/.ran" ] || cut_off=yes
+    [ ! -d "$alloc_dir/data/.ran" ] || [ -d "$alloc_dir/data/.ran/ended" ] || cut_off=yes
 }
 
 # Nothing may write to the run directory any more. Where the engine does not answer, the

@@ -165,11 +165,9 @@ def nothing_is_left(lab: NomadLab, docker: PrivateDocker) -> None:
     jobs = lab.nomad.call("GET", "jobs", namespace=POOL)
     assert [one["ID"] for one in jobs if one["Status"] != "dead"] == []
     eventually(lambda: not live_tasks(lab), timeout=30)
-    # One that has ended may stay: its engine was killed when Nomad was about to remove it.
     with contextlib.suppress(AssertionError):  # the next line says more
-        eventually(lambda: not containers(docker), timeout=30)
-    assert [story(lab, docker, name) for name in containers(docker)] == []
-    print("ended containers that nobody removed:", containers(docker, "--all"))
+        eventually(lambda: not containers(docker, "--all"), timeout=30)
+    assert [story(lab, docker, name) for name in containers(docker, "--all")] == []
     # What has ended goes from the scheduler at the next start.
     lab.service.stop()
     lab.service.start()

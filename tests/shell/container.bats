@@ -1,5 +1,5 @@
 #!/usr/bin/env bats
-# What stage makes of a container that did not end by itself, beside Nomad.
+# What stage makes of the job's container, beside Nomad.
 
 # shellcheck disable=SC2034,SC2030,SC2031  # the helper reads what tests set; each has a shell
 load helper
@@ -36,11 +36,18 @@ asked() {
 
 removal="container rm --force --volumes -- main-alloc-1"
 
-@test "a program that ended by itself costs no call of the engine" {
+@test "also of a program that ended by itself: its engine may have died just then" {
     mkdir -p "$ALLOC_DIR/data/.ran/ended"
     echo 42 >"$RUNDIR/result"
     expect 0 out
-    [ -z "$(asked)" ]
+    [ "$(asked)" = "$removal" ]
+}
+
+@test "a program that ended by itself has ended, also where the engine is away" {
+    mkdir -p "$ALLOC_DIR/data/.ran/ended"
+    touch "$BATS_TEST_TMPDIR/away"
+    expect 0 out
+    [ "$(ls "$HOME_DIR/var/leftovers")" = main-alloc-1 ]
 }
 
 @test "of a program that never began there may be a container" {
