@@ -4,7 +4,7 @@ Python computes in one thread at a time, and lets another one go on at each of t
 moments in which a request looks at the database or at a socket, to want it back an instant
 later. With many small requests this to and fro costs more than they do. So whoever serves one
 takes a turn, gives it away only where it really waits, and then queues again: a third of the
-switches between threads, a quarter more requests in a second.
+switches between threads, a third more requests in a second.
 
 Turns only make it fast. Who computes without one does no harm, and one that lasts too long is
 taken away by the thread that polls the sockets. The others wait without a time limit: to set
