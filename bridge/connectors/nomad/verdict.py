@@ -101,12 +101,13 @@ def _stopped(run: Run) -> Verdict | None:
 
 def _cut_off(run: Run) -> Verdict | None:
     """When the engine dies under a container, Nomad tells of an end with code 0 and a
-    message. When it comes back it ends what it finds, which looks like any SIGKILL; then
-    stage-out misses the mark that the program ended by itself.
+    message; or of a failed start, had the engine not told it yet that the container began.
+    When it comes back it ends what it finds, which looks like any SIGKILL. In all but the
+    first case stage-out finds that the program began and did not end by itself.
     """
-    if not run.main.started or run.main.out_of_memory:
+    if run.main.out_of_memory:
         return None
-    unexplained = run.main.exit_code == 0 and run.main.exit_message
+    unexplained = run.main.started and run.main.exit_code == 0 and run.main.exit_message
     if not unexplained and run.stage_out.exit_code != CUT_OFF:
         return None
     return Cause.NODE_LOST, f"The container engine of machine {run.node} ended the job"

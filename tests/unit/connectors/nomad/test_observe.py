@@ -191,6 +191,8 @@ def test_out_of_memory_that_the_program_survived_is_success() -> None:
         # The engine came back and ended what it found; main's entry left no mark.
         (ran(137), 17),
         (ran(143), 17),
+        # The engine died before it could say that the container had begun.
+        (task("dead", event("Driver Failure", "error during connect: EOF"), failed=True), 17),
     ],
 )
 def test_a_container_that_its_engine_ended(main: Any, stage_out: int) -> None:
