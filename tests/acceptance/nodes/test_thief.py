@@ -356,6 +356,10 @@ def fresh(parent: Path) -> Path:
     return folder
 
 
+def log_of(service: RunningService) -> str:
+    return (service.home / "serve.log").read_text(encoding="utf-8")
+
+
 def test_a_rotation_ends_it_under_every_name(
     service: RunningService,
     nomad: NomadCluster,
@@ -369,6 +373,8 @@ def test_a_rotation_ends_it_under_every_name(
     meta = {"bridge_home": str(inside.home)}
     with nomad.enrolled_client(second, files, KEY_PEM, meta):
         eventually(lambda: seen(service, second)["state"] == "ready", timeout=60, every=0.2)
+        # Whose machine it is has been stored: before, a rotation makes it a stranger's.
+        eventually(lambda: f"action=bind node={second} " in log_of(service), timeout=60, every=0.2)
         make_bundle(service, downloads, tmp_path / "new.tar", "--rotate", "--overlap", "0")
         eventually(lambda: seen(service, second)["state"] == "ineligible", timeout=30, every=0.2)
         assert "before the compute secret was rotated" in told(service, second)
