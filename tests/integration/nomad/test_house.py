@@ -130,7 +130,7 @@ def test_the_ghost_of_a_replaced_allocation_does_not_start(
 
 def test_a_drained_job_is_queued_again(open_house: MakeHouse, nomad: NomadCluster) -> None:
     house = open_house(queue__retries=0)
-    given = house.submit("echo half >half.txt; sleep 1.5; echo all >all.txt")
+    given = house.submit("echo half >half.txt; sleep 4; echo all >all.txt")
     house.running(given)
     path = f"node/{nomad.node()['ID']}/drain"
     nomad.call("POST", path, {"DrainSpec": {"Deadline": 1}, "MarkEligible": False})
