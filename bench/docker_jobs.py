@@ -10,12 +10,11 @@ Docker engine with the image busybox:1.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,8 +26,7 @@ from bridge.connectors.local.docker import run_arguments
 from bridge.connectors.local.engine import Engine
 from bridge.connectors.local.layout import AttemptDir, RunSpec
 from tests.support.buckets import archive, fill
-from tests.support.docker import docker
-from tests.support.needs import IMAGE
+from tests.support.docker import published
 from tests.support.service import RunningService, running
 
 MOST_RATIO = 1.4
@@ -141,22 +139,6 @@ def main() -> int:
         )
     fine = [judge_excess(one, single, MOST_EXCESS_S), judge_ratio(many, batch, MOST_RATIO)]
     return int(not all(fine))
-
-
-@contextlib.contextmanager
-def published(service: RunningService) -> Iterator[str]:
-    """An image that the group has published."""
-    name = f"bench-{uuid.uuid4().hex}:1"
-    docker("tag", IMAGE, name)
-    try:
-        done = service.command("codes", "publish", name)
-        assert done.returncode == 0, done.stderr
-    finally:
-        docker("rmi", name)
-    try:
-        yield name
-    finally:
-        docker("rmi", f"bridge.invalid/{name}")
 
 
 def _do(command: list[str], environment: dict[str, str]) -> None:

@@ -124,7 +124,6 @@ class Pause:
 _turns: Final = Turns()
 taken: Final = _turns.taken
 given: Final = _turns.given
-has: Final = _turns.has
 wanted: Final = _turns.wanted
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.buckets import archive, bucket_of, hand_in
-from tests.support.docker import docker
+from tests.support.docker import docker, published
 from tests.support.needs import IMAGE, need
 from tests.support.service import RunningService
 
@@ -31,16 +31,8 @@ def boxed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
 
 @pytest.fixture(scope="module")
 def image(boxed: RunningService) -> Iterator[str]:
-    """An image that the engine has only because a member published it."""
-    name = f"test-{uuid.uuid4().hex}:1"
-    docker("tag", IMAGE, name)
-    try:
-        done = boxed.command("codes", "publish", name)
-        assert done.returncode == 0, done.stderr
-    finally:
-        docker("rmi", name)
-    yield name
-    docker("rmi", f"bridge.invalid/{name}")
+    with published(boxed) as name:
+        yield name
 
 
 def test_a_folder_goes_in_and_its_results_come_back(

@@ -38,14 +38,6 @@ def wait_for(service: RunningService, folder: Path, word: str) -> None:
     eventually(lambda: status(service, folder) == word, timeout=60)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "job"
-    made.mkdir()
-    (made / "in.txt").write_text("hello\n")
-    return made
-
-
 def test_submit_status_get_prune(service: RunningService, folder: Path) -> None:
     submit(service, folder, "mkdir -p out/deep; cat in.txt; cp in.txt out/deep/copy.txt")
     wait_for(service, folder, "completed")

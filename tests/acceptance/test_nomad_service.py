@@ -44,14 +44,6 @@ def service(
         yield running
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "job"
-    made.mkdir()
-    (made / "in.txt").write_text("hello\n")
-    return made
-
-
 def submit(service: RunningService, folder: Path, script: str, *options: str) -> str:
     """Submit by the command line; the job's id."""
     image = options[-1] if options and ":" in options[-1] else IMAGE

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bridge import process
 from tests.support.needs import IMAGE
+from tests.support.service import RunningService
 
 
 def docker(*arguments: str, data: bytes | None = None) -> str:
@@ -34,6 +35,22 @@ def own_image() -> Iterator[str]:
         yield image
     finally:
         docker("rmi", f"bridge.invalid/{image}")
+
+
+@contextlib.contextmanager
+def published(service: RunningService) -> Iterator[str]:
+    """An image that the engine has only because a member of the group published it."""
+    name = f"test-{uuid.uuid4().hex}:1"
+    docker("tag", IMAGE, name)
+    try:
+        done = service.command("codes", "publish", name)
+        assert done.returncode == 0, done.stderr
+    finally:
+        docker("rmi", name)
+    try:
+        yield name
+    finally:
+        docker("rmi", f"bridge.invalid/{name}")
 
 
 @contextlib.contextmanager

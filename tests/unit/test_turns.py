@@ -187,7 +187,7 @@ def test_of_a_function() -> None:
 
 def test_long_work_is_out_of_turn() -> None:
     with turns.taken():
-        assert turns.has()
+        assert turns._turns.has()
         with long_work():
-            assert not turns.has()
-        assert turns.has()
+            assert not turns._turns.has()
+        assert turns._turns.has()

@@ -89,12 +89,3 @@ def joined(node: Machine, downloads: Path) -> Machine:
     if node.run_sh("--status").returncode != 0:
         node_site.start(node)
     return node
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A job's folder."""
-    made = tmp_path / "job"
-    made.mkdir()
-    (made / "in.txt").write_text("hello\n")
-    return made
