@@ -29,7 +29,7 @@ import filled
 from running import HERE, Service, child, service
 
 from bridge import points
-from bridge.connectors.base import Room
+from bridge.connectors.base import Machine, Room
 from bridge.core.feeder import Feeder, Pace
 from bridge.core.queue import Reserve
 from bridge.db.engine import Database
@@ -63,7 +63,8 @@ class Roomy(FakeConnector):
     def room(self, namespace: str, node_pool: str) -> Room:  # noqa: ARG002
         """More than anybody asks for."""
         much = 1_000_000_000
-        return Room(much, much, much, much, much, queues=True)
+        one = Machine(name="all", cores=much, memory_mb=much, cores_free=much, memory_free_mb=much)
+        return Room(slots=much, machines=(one,), queues=True)
 
 
 def claims(db: Database) -> list[float]:

@@ -150,7 +150,7 @@ def _jobs(
     under_way = Limits(per_user=limits.running_per_user, per_group=limits.running_per_group)
     return Jobs(
         db,
-        outlook=Outlook(db, connectors, limits=under_way),
+        outlook=Outlook(db, connectors, limits=under_way, half_life_s=config.queue.half_life_s),
         quota=Quota(per_user=limits.queued_per_user, per_group=limits.queued_per_group),
         images=Images(config.images.registries),
         wake=wake.set,
@@ -163,6 +163,7 @@ def _pace(config: Config) -> Pace:
         reserve=Reserve(
             least=queue.reserve_least, most=queue.reserve_most, ahead_s=queue.reserve_ahead_s
         ),
+        reserve_total=queue.reserve_total,
         claim_ttl_s=queue.claim_ttl_s,
         half_life_s=queue.half_life_s,
         running_per_user=config.limits.running_per_user,

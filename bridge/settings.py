@@ -125,6 +125,9 @@ class Queue(Section, frozen=True, kw_only=True):
     reserve_most: Annotated[
         int, Meta(ge=1, description="Most attempts of a group that may wait at the scheduler.")
     ] = 64
+    reserve_total: Annotated[
+        int, Meta(ge=1, description="Most attempts of all groups that may wait at a scheduler.")
+    ] = 512
     reserve_ahead_s: Annotated[
         float,
         Meta(gt=0, description="Between the two: as many as start within so many seconds."),

@@ -80,16 +80,72 @@ class Connector(Protocol):
         """Whether the scheduler can be used, in words. Raises nothing."""
 
 
-class Room(msgspec.Struct, frozen=True):
-    """What a pool can start now, and what it could at most. Memory in MiB."""
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What jobs may have of one machine, and what of it is free. Memory in MiB."""
 
-    slots: int  # how many more attempts, whatever their size
+    name: str
+    cores: int
+    memory_mb: int
     cores_free: int
     memory_free_mb: int
-    cores_total: int  # of the largest single machine
-    memory_total_mb: int  # of the largest single machine
-    ready: bool = True  # some machine of the pool can take jobs; without one nothing is known
+    ready: bool = True  # can take jobs now; one that cannot may return
+
+    def holds(self, cores: int, memory_mb: int) -> bool:
+        """Whether so much fits when it is empty, in whatever state it is."""
+        return cores <= self.cores and memory_mb <= self.memory_mb
+
+
+class Room(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pool can start now, and what it could at most."""
+
+    slots: int  # how many more attempts, whatever their size
+    machines: tuple[Machine, ...] = ()
     queues: bool = False  # the scheduler keeps what cannot start yet, so a reserve may wait there
+    # The most that one of those asks for which wait there: a smaller one would overtake it.
+    waiting_cores: int = 0
+    waiting_memory_mb: int = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether some machine can take jobs; without one nothing is known."""
+        return any(machine.ready for machine in self.machines)
+
+    def after_start(self, cores: int, memory_mb: int) -> Room | None:
+        """What is left when an attempt starts where it fits most tightly; None: nowhere now."""
+        fits = (
+            (one.cores_free, at)
+            for at, one in enumerate(self.machines)
+            if cores <= one.cores_free and memory_mb <= one.memory_free_mb
+        )
+        _, at = min(fits, default=(0, None))
+        return None if at is None else self._less(at, cores, memory_mb)
+
+    def after_wait(self, cores: int, memory_mb: int) -> Room:
+        """What is left when an attempt waits at the scheduler for a machine: one that is large
+        enough is kept free for it, so that small ones do not take its room for ever.
+        """
+        holds = (
+            (one.cores_free, at)
+            for at, one in enumerate(self.machines)
+            if one.ready and one.holds(cores, memory_mb)
+        )
+        _, at = max(holds, default=(0, None))
+        room = self if at is None else self._less(at, cores, memory_mb)
+        return msgspec.structs.replace(
+            room,
+            waiting_cores=max(cores, self.waiting_cores),
+            waiting_memory_mb=max(memory_mb, self.waiting_memory_mb),
+        )
+
+    def _less(self, at: int, cores: int, memory_mb: int) -> Room:
+        one = self.machines[at]
+        rest = msgspec.structs.replace(
+            one,
+            cores_free=max(one.cores_free - cores, 0),
+            memory_free_mb=max(one.memory_free_mb - memory_mb, 0),
+        )
+        machines = (*self.machines[:at], rest, *self.machines[at + 1 :])
+        return msgspec.structs.replace(self, machines=machines)
 
 
 @runtime_checkable

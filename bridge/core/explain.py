@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Final
+
 import msgspec
 
-from bridge.connectors.base import Room
+from bridge.connectors.base import Machine, Room
 from bridge.models.explanation import Explanation
 from bridge.models.job import FINAL, Job, JobState
 
 # Jobs ahead are counted up to here; more than that is all the same to a person.
-COUNTED = 10_000
+COUNTED: Final = 10_000
+_NAMED: Final = 3  # machines in a sentence
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +44,7 @@ def explain(job: Job, facts: Facts, *, now: float) -> Explanation:
         details={
             "position": ahead + 1,
             "ahead_by_user": facts.ahead,
-            "room": None if facts.room is None else msgspec.structs.asdict(facts.room),
+            "room": None if facts.room is None else msgspec.to_builtins(facts.room),
         },
     )
 
@@ -82,19 +87,55 @@ def _room(job: Job, room: Room | None) -> str | None:
         return None
     if not room.ready:
         return "The group's pool has no ready node."
-    if job.cores > room.cores_total or job.memory_mb > room.memory_total_mb:
-        return (
-            f"No machine is large enough: it needs {_cores(job.cores)} and {job.memory_mb} MiB, "
-            f"the largest has {_cores(room.cores_total)} and {room.memory_total_mb} MiB."
-        )
-    short = []
-    if job.cores > room.cores_free:
-        short.append(f"{_cores(job.cores)} ({max(room.cores_free, 0)} free)")
-    if job.memory_mb > room.memory_free_mb:
-        short.append(f"{job.memory_mb} MiB ({max(room.memory_free_mb, 0)} MiB free)")
-    if short:
-        return f"The machines are busy: it needs {' and '.join(short)}."
+    enough = [one for one in room.machines if one.holds(job.cores, job.memory_mb)]
+    if not enough:
+        return f"{too_large(job.cores, job.memory_mb, room)}."
+    ready = [one for one in enough if one.ready]
+    if not ready:
+        names = _list([one.name for one in enough])
+        return f"It needs {_size(job)}, and what has so much is not ready: {names}."
+    if not any(map(partial(_is_free, job), ready)):
+        return f"It needs {_size(job)}, and what has so much is busy: {_list(_short(job, ready))}."
     return "The pool takes no more jobs at the moment." if room.slots <= 0 else None
+
+
+def too_large(cores: int, memory_mb: int, room: Room) -> str:
+    """Why a job fits no machine of a pool, with the largest there are."""
+    largest = {
+        max(room.machines, key=lambda one: (one.cores, one.memory_mb)),
+        max(room.machines, key=lambda one: (one.memory_mb, one.cores)),
+    }
+    have = " and ".join(
+        f"{one.name} has {_cores(one.cores)} and {one.memory_mb} MiB"
+        for one in sorted(largest, key=lambda one: one.name)
+    )
+    return f"No machine is large enough: it needs {_cores(cores)} and {memory_mb} MiB, {have}"
+
+
+def _is_free(job: Job, one: Machine) -> bool:
+    return job.cores <= one.cores_free and job.memory_mb <= one.memory_free_mb
+
+
+def _short(job: Job, machines: Iterable[Machine]) -> list[str]:
+    """What each machine has too little of, beginning with that which has most."""
+    found = []
+    for one in sorted(machines, key=lambda one: (-one.cores_free, -one.memory_free_mb)):
+        lacks = []
+        if job.cores > one.cores_free:
+            lacks.append(f"{_cores(one.cores_free)}")
+        if job.memory_mb > one.memory_free_mb:
+            lacks.append(f"{one.memory_free_mb} MiB")
+        found.append(f"{one.name} ({' and '.join(lacks)} free)")
+    return found
+
+
+def _list(words: Sequence[str]) -> str:
+    more = len(words) - _NAMED
+    return ", ".join(words[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _size(job: Job) -> str:
+    return f"{_cores(job.cores)} and {job.memory_mb} MiB"
 
 
 def _cores(count: int) -> str:
@@ -107,7 +148,6 @@ def _queue(ahead: dict[str, int]) -> str:
         return " No job is ahead of it."
     shown = f"more than {COUNTED:,}" if count >= COUNTED else f"{count:,}"
     users = sorted(ahead, key=lambda user: -ahead[user])
-    whose = ", ".join(f"{user} {ahead[user]:,}" for user in users[:3])
-    more = ", …" if len(users) > 3 else ""
+    whose = _list([f"{user} {ahead[user]:,}" for user in users])
     verb = "job is" if count == 1 else "jobs are"
-    return f" {shown} {verb} ahead of it ({whose}{more})."
+    return f" {shown} {verb} ahead of it ({whose})."

@@ -17,7 +17,8 @@ import msgspec
 
 from bridge import log, points
 from bridge.connectors.base import Capacity, Connector, Room
-from bridge.core.queue import Choice, Member, Reserve, choose, reserve
+from bridge.core.explain import too_large
+from bridge.core.queue import Choice, Reserve, choose, members, reserve
 from bridge.core.verdict import End
 from bridge.core.write import end_attempt
 from bridge.db import attempts, identity, instance, selftests, usage
@@ -43,6 +44,7 @@ class Pace(msgspec.Struct, frozen=True):
     """How the feeder goes. Times in seconds; limits of 0 are none."""
 
     reserve: Reserve = Reserve()
+    reserve_total: int = 512  # of all groups of a scheduler
     at_once: int = 64  # calls to a scheduler in one pass
     claim_ttl_s: float = 60
     threads: int = 8
@@ -111,8 +113,7 @@ class Feeder:
             try:
                 count += self._hand_over(connector, self._reclaim(connector))
                 count += self._hand_over(connector, self._claim_selftests(connector))
-                for group in self._groups(name):
-                    count += self._feed(connector, group)
+                count += sum(self._feed(connector, group) for group in self._groups(name))
             except ConnectorUnavailable as away:
                 self._back_off(connector, away)
         return count
@@ -180,13 +181,14 @@ class Feeder:
 
         def write(conn: Connection) -> list[AttemptOfJob]:
             for job in choice.too_big:
+                assert room is not None
                 jobs_db.move(
                     conn,
                     job.id,
                     frm={JobState.RECEIVED},
                     to=JobState.FAILED,
                     cause=Cause.REJECTED.value,
-                    reason=_too_big(job, room),
+                    reason=too_large(job.cores, job.memory_mb, room),
                     ended_at=now,
                 )
             claimed = attempts.claim(conn, [job.id for job in choice.now], claim)
@@ -212,24 +214,20 @@ class Feeder:
 
     def _choose(self, conn: Connection, group: Group, room: Room | None, now: float) -> Choice:
         pace = self._pace
-        under_way = queue_db.under_way(conn, group.id)
+        under_way = queue_db.under_way(conn, group.id, now)
         shares = usage.lately(conn, group.id)
-        members = {
-            user: Member(
-                running=under_way[user].attempts if user in under_way else 0,
-                use=shares[user].now(now, pace.half_life_s) if user in shares else 0.0,
-            )
-            for user in under_way.keys() | shares.keys()
-        }
         pending = sum(one.pending for one in under_way.values())
-        slots = reserve(self._starts.rate(group.id, pending, now), pace.reserve) - pending
+        slots = min(
+            reserve(self._starts.rate(group.id, pending, now), pace.reserve) - pending,
+            pace.reserve_total - queue_db.pending(conn, group.connector),
+        )
         at_once = pace.at_once
         if pace.running_per_group:
             total = sum(one.attempts for one in under_way.values())
             at_once = min(at_once, pace.running_per_group - total)
         return choose(
             queue_db.lines(conn, group.id, now),
-            members=members,
+            members=members(under_way, shares, now=now, half_life_s=pace.half_life_s),
             slots=slots,
             room=room,
             per_user=pace.running_per_user,
@@ -331,12 +329,4 @@ def spec_of(one: AttemptOfJob, group: Group) -> AttemptSpec:
         generations=tuple((one.attempt.generations or "").split()),
         requires_limits=group.requires_limits and job.pinned_to is None,
         native_node=job.pinned_to,
-    )
-
-
-def _too_big(job: queue_db.Waiting, room: Room | None) -> str:
-    assert room is not None
-    return (
-        f"no machine is large enough: {job.cores} cores and {job.memory_mb} MiB asked for, "
-        f"the largest has {room.cores_total} cores and {room.memory_total_mb} MiB"
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 from uuid import UUID
@@ -21,20 +22,48 @@ from uuid import UUID
 import msgspec
 
 from bridge.connectors.base import Room
-from bridge.db.queue import Line, Waiting
+from bridge.db.queue import Line, UnderWay, Waiting
+from bridge.models.usage import Share
 
-__all__ = ["Choice", "Line", "Member", "Reserve", "Waiting", "choose", "reserve"]
+__all__ = [
+    "Choice",
+    "Line",
+    "Member",
+    "Reserve",
+    "Waiting",
+    "ahead",
+    "choose",
+    "members",
+    "reserve",
+]
 
-# What a job that was just picked counts for until its real use is known: without
-# it, the member with the least use would get everything at once.
+# What a job under way counts for beyond what it used so far: without it, the member with the
+# least use would get everything at once.
 _NOMINAL_S: Final = 60.0
 
 
 class Member(msgspec.Struct, frozen=True):
-    """What a user has and had: attempts under way, and decayed core-seconds."""
+    """What a user has and had: attempts under way, and core-seconds of these and, decayed,
+    of earlier ones.
+    """
 
     running: int = 0
     use: float = 0.0
+
+
+def members(
+    under_way: Mapping[UUID, UnderWay],
+    shares: Mapping[UUID, Share],
+    *,
+    now: float,
+    half_life_s: float,
+) -> dict[UUID, Member]:
+    """By user; who is not in there has nothing under way and used nothing."""
+    found = {user: Member(use=share.now(now, half_life_s)) for user, share in shares.items()}
+    for user, has in under_way.items():
+        use = found.get(user, Member()).use + has.core_seconds + has.cores * _NOMINAL_S
+        found[user] = Member(has.attempts, use)
+    return found
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -66,30 +95,38 @@ class _Place:
         self._slots = at_once if room is None else min(at_once, room.slots)
         if room is not None and not room.queues:
             self._slots = min(self._slots, slots)
-        self._cores = room.cores_free if room else 0
-        self._memory = room.memory_free_mb if room else 0
 
     def never(self, job: Waiting) -> bool:
-        room = self._room
+        """Whether no machine of the pool could hold it, those included that may return."""
         return (
-            room is not None
-            and room.ready
-            and (job.cores > room.cores_total or job.memory_mb > room.memory_total_mb)
+            self._room is not None
+            and self._room.ready
+            and not any(one.holds(job.cores, job.memory_mb) for one in self._room.machines)
         )
 
     def take(self, job: Waiting) -> bool:
         """Whether there is a place, which is then taken: a free one, else one in the reserve."""
         if self._slots <= 0 or (self._room is not None and not self._room.ready):
             return False
-        if self._room and job.cores <= self._cores and job.memory_mb <= self._memory:
-            self._cores -= job.cores
-            self._memory -= job.memory_mb
-        elif self._reserve > 0:
+        if self._room and (left := self._room.after_start(job.cores, job.memory_mb)):
+            self._room = left
+        elif self._reserve > 0 and not self._overtakes(job):
             self._reserve -= 1
+            if self._room:
+                self._room = self._room.after_wait(job.cores, job.memory_mb)
         else:
             return False
         self._slots -= 1
         return True
+
+    def _overtakes(self, job: Waiting) -> bool:
+        """Whether it could start before one that waits at the scheduler for more than it needs:
+        schedulers place whatever fits.
+        """
+        room = self._room
+        return room is not None and (
+            job.cores < room.waiting_cores or job.memory_mb < room.waiting_memory_mb
+        )
 
 
 def choose(
@@ -129,6 +166,39 @@ def choose(
             else:
                 return Choice(tuple(now), tuple(too_big))
     return Choice(tuple(now), tuple(too_big))
+
+
+def ahead(
+    job: Waiting, lines: Iterable[Line], *, members: Mapping[UUID, Member], at_most: int
+) -> dict[UUID, int]:
+    """By user: the jobs that would go before ``job`` if all went now, counted up to ``at_most``.
+
+    ``lines`` as for ``choose``; ``job`` need not be in them, as one that is held is not.
+    """
+    counts: Counter[UUID] = Counter()
+    for priority, level in itertools.groupby(lines, key=lambda line: line.priority):
+        if priority < job.priority:
+            break
+        here = [*level]
+        if priority == job.priority:
+            here = _up_to(job, here)
+        for one in itertools.islice(_fair(here, members), at_most - counts.total()):
+            if one.id == job.id:
+                return counts
+            counts[one.user_id] += 1
+    return counts
+
+
+def _up_to(job: Waiting, lines: Iterable[Line]) -> list[Line]:
+    """Lines of one priority, that of the job's owner ending with the job."""
+    older: Iterable[Waiting] = ()
+    others = []
+    for line in lines:
+        if line.user_id == job.user_id:
+            older = itertools.takewhile(lambda one: one.id < job.id, line.jobs)
+        else:
+            others.append(line)
+    return [*others, Line(job.priority, job.user_id, itertools.chain(older, [job]))]
 
 
 def _at_most(line: Line, per_user: int, counts: Mapping[UUID, int]) -> Line:

@@ -7,21 +7,33 @@ of each user.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, and_, bindparam, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.sql import Select
 
-from bridge.db.identity import is_member
 from bridge.db.statements import Prepared
-from bridge.db.tables import groups, is_waiting, jobs, users
+from bridge.db.tables import groups, is_waiting, jobs
 from bridge.models.job import JobState
 
-# Jobs of one user that are read at once: of most users who wait few are taken.
+# Jobs of one user that are read at once: of most users who wait few are taken. The fewest
+# are read of all users with one statement.
 _FEWEST: Final = 2
 _MOST: Final = 64
 _ABOVE_ALL: Final = 2**31 - 1  # no priority is as high
@@ -46,10 +58,14 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class UnderWay(msgspec.Struct, frozen=True):
-    """A user's attempts that have not ended, and those of them that have not started."""
+    """A user's attempts that have not ended, and those of them that have not started; their
+    cores, and what they used so far.
+    """
 
     attempts: int
     pending: int
+    cores: int
+    core_seconds: float
 
 
 def _groups_waiting() -> Prepared:
@@ -65,31 +81,46 @@ def _groups_waiting() -> Prepared:
     return Prepared(select(groups.c.id).where(waits).order_by(groups.c.id))
 
 
-def _handed_over() -> Prepared:
-    def count(state: JobState) -> Any:
-        return (
-            select(func.count())
-            .where(
-                jobs.c.group_id == users.c.group_id,
-                jobs.c.user_id == users.c.id,
-                jobs.c.state == state.value,
-            )
-            .scalar_subquery()
+def _under_way() -> Prepared:
+    def handed_over(state: JobState) -> Select[Any]:
+        # A node's clock may be ahead of ours.
+        started = jobs.c.started_at
+        age = case((started < bindparam("now"), bindparam("now") - started), else_=0.0)
+        pending: ColumnElement[int] = literal_column("1" if state is JobState.SUBMITTED else "0")
+        columns = (jobs.c.user_id, jobs.c.cores, pending.label("pending"), age.label("age"))
+        return select(*columns).where(
+            jobs.c.group_id == bindparam("group_id"),
+            jobs.c.state == state.value,
+            jobs.c.pinned_to.is_(None),
         )
 
-    # Two ranges of an index for each user. From the attempts it would be a row of both
-    # tables for each of them, or, as some planners see it, every job of the group.
-    counts = (count(JobState.SUBMITTED), count(JobState.RUNNING))
-    mine = users.c.group_id == bindparam("group_id")
-    return Prepared(select(users.c.id, *counts).where(mine, is_member))
+    # Grouped outside: to have them in order, a planner would read every job of the group.
+    one = union_all(handed_over(JobState.SUBMITTED), handed_over(JobState.RUNNING)).subquery()
+    core_seconds = func.sum(one.c.cores * one.c.age)
+    sums = (func.count(), func.sum(one.c.pending), func.sum(one.c.cores), core_seconds)
+    return Prepared(select(one.c.user_id, *sums).group_by(one.c.user_id))
+
+
+def _pending() -> Prepared:
+    # Of each group a range of an index.
+    count = (
+        select(func.count())
+        .where(jobs.c.group_id == groups.c.id, jobs.c.state == JobState.SUBMITTED.value)
+        .scalar_subquery()
+    )
+    mine = groups.c.connector == bindparam("connector")
+    return Prepared(select(func.coalesce(func.sum(count), 0)).where(mine))
 
 
 _WAITING: Final = and_(jobs.c.group_id == bindparam("group_id"), is_waiting)
 _OF_PRIORITY: Final = and_(_WAITING, jobs.c.priority == bindparam("priority"))
+_IN_TIME: Final = or_(jobs.c.not_before.is_(None), jobs.c.not_before <= bindparam("now"))
 
 
-def _users_waiting() -> Prepared:
-    """One look into the index for each user, however many jobs they have."""
+def _heads() -> Prepared:
+    """The oldest jobs of each user: a look into the index for each user, however many jobs
+    they have, and one statement for all of them.
+    """
 
     def lowest(query: Select[tuple[bytes]]) -> Select[tuple[bytes]]:
         return query.where(_OF_PRIORITY).order_by(jobs.c.user_id).limit(1)
@@ -100,12 +131,28 @@ def _users_waiting() -> Prepared:
     found = found.union_all(
         select(following.correlate(found).scalar_subquery()).where(found.c.user_id.is_not(None))
     )
-    return Prepared(select(found.c.user_id).where(found.c.user_id.is_not(None)))
+    oldest = (
+        select(jobs.c.id)
+        .where(_OF_PRIORITY, jobs.c.user_id == found.c.user_id, _IN_TIME)
+        .order_by(jobs.c.id)
+        .limit(1)
+        .correlate(found)
+    )
+    # One by one: PostgreSQL would evaluate IN (SELECT ... LIMIT 2) for every job there is.
+    each = [select(oldest.offset(at).label("id")).select_from(found) for at in range(_FEWEST)]
+    ids = union_all(*each).subquery()
+    head = jobs.alias("head")
+    return Prepared(
+        select(head.c.user_id, head.c.id, head.c.cores, head.c.memory_mb)
+        .join_from(ids, head, head.c.id == ids.c.id)
+        .order_by(head.c.user_id, head.c.id)
+    )
 
 
 _GROUPS: Final = _groups_waiting()
-_HANDED_OVER: Final = _handed_over()
-_USERS: Final = _users_waiting()
+_UNDER_WAY: Final = _under_way()
+_PENDING: Final = _pending()
+_HEADS: Final = _heads()
 _NEXT_PRIORITY: Final = Prepared(
     select(jobs.c.priority)
     .where(_WAITING, jobs.c.priority < bindparam("below"))
@@ -113,12 +160,12 @@ _NEXT_PRIORITY: Final = Prepared(
     .limit(1)
 )
 _JOBS: Final = Prepared(
-    select(jobs.c.id, jobs.c.cores, jobs.c.memory_mb)
+    select(jobs.c.user_id, jobs.c.id, jobs.c.cores, jobs.c.memory_mb)
     .where(
         _OF_PRIORITY,
         jobs.c.user_id == bindparam("user_id"),
         jobs.c.id > bindparam("after"),
-        or_(jobs.c.not_before.is_(None), jobs.c.not_before <= bindparam("now")),
+        _IN_TIME,
     )
     .order_by(jobs.c.id)
     .limit(bindparam("most"))
@@ -135,64 +182,35 @@ def lines(conn: Connection, group_id: UUID, now: float) -> Iterator[Line]:
     below = _ABOVE_ALL
     while found := _NEXT_PRIORITY.first(conn, group_id=group_id.bytes, below=below):
         below = found[0]
-        for row in _USERS.all(conn, group_id=group_id.bytes, priority=below):
-            user_id = UUID(bytes=row[0])
-            yield Line(below, user_id, _jobs(conn, group_id, below, user_id, now))
+        level = {"group_id": group_id.bytes, "priority": below, "now": now}
+        for user_id, heads in itertools.groupby(_HEADS.all(conn, **level), itemgetter(0)):
+            jobs_of_user = _jobs(conn, level | {"user_id": user_id}, [*heads])
+            yield Line(below, UUID(bytes=user_id), jobs_of_user)
 
 
-def under_way(conn: Connection, group_id: UUID) -> dict[UUID, UnderWay]:
+def under_way(conn: Connection, group_id: UUID, now: float) -> dict[UUID, UnderWay]:
     """By user of a group: what was handed over and has not ended. Without self-tests."""
-    rows = _HANDED_OVER.all(conn, group_id=group_id.bytes)
-    return {
-        UUID(bytes=user_id): UnderWay(pending + started, pending)
-        for user_id, pending, started in rows
-        if pending or started
-    }
+    rows = _UNDER_WAY.all(conn, group_id=group_id.bytes, now=now)
+    return {UUID(bytes=user_id): UnderWay(*numbers) for user_id, *numbers in rows}
 
 
-def ahead(
-    conn: Connection, group_id: UUID, *, priority: int, job_id: UUID, at_most: int
-) -> dict[str, int]:
-    """By user: waiting jobs of the group with a higher priority, or the same and older.
-
-    Counts ``at_most`` jobs of each kind, those of the higher priorities first.
-    """
-    mine = and_(jobs.c.group_id == group_id.bytes, is_waiting)
-    higher = select(jobs.c.user_id).where(mine, jobs.c.priority > priority).limit(at_most)
-    older = (
-        select(jobs.c.user_id)
-        .where(mine, jobs.c.priority == priority, jobs.c.id < job_id.bytes)
-        .limit(at_most)
-    )
-    counts: Counter[str] = Counter()
-    for part in (higher.subquery(), older.subquery()):
-        query = (
-            select(users.c.name, func.count())
-            .select_from(part.join(users, users.c.id == part.c.user_id))
-            .group_by(users.c.name)
-        )
-        for name, count in conn.execute(query):
-            counts[name] += count
-    return dict(counts)
+def pending(conn: Connection, connector: str) -> int:
+    """Attempts of all groups of a scheduler that were handed over and have not started."""
+    row = _PENDING.first(conn, connector=connector)
+    return int(row[0]) if row else 0
 
 
 def _jobs(
-    conn: Connection, group_id: UUID, priority: int, user_id: UUID, now: float
+    conn: Connection, line: dict[str, Any], heads: Sequence[Sequence[Any]]
 ) -> Iterator[Waiting]:
-    most, after = _FEWEST, b""
+    """Jobs of a line, beginning with its heads."""
+    rows, most = heads, _FEWEST
     while True:
-        rows = _JOBS.all(
-            conn,
-            group_id=group_id.bytes,
-            priority=priority,
-            user_id=user_id.bytes,
-            after=after,
-            now=now,
-            most=most,
-        )
-        for row in rows:
-            yield Waiting(UUID(bytes=row[0]), user_id, priority, row[1], row[2])
+        for user_id, job_id, cores, memory_mb in rows:
+            yield Waiting(
+                UUID(bytes=job_id), UUID(bytes=user_id), line["priority"], cores, memory_mb
+            )
         if len(rows) < most:
             return
-        after = rows[-1][0]
         most = min(2 * most, _MOST)
+        rows = _JOBS.all(conn, **line, after=rows[-1][1], most=most)

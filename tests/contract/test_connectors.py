@@ -16,6 +16,7 @@ from bridge.connectors.base import Capacity, Connector
 from bridge.errors import ConnectorUnavailable, JobRejected
 from bridge.models.attempt import AttemptSpec, Cause, Handle, Observed
 from tests.support.poll import eventually
+from tests.support.room import free
 from tests.support.schedulers import Program, Scheduler
 
 Call = Callable[[Connector, AttemptSpec], object]
@@ -279,20 +280,19 @@ def test_what_lives_takes_its_room(scheduler: Scheduler) -> None:
         return
     pool = scheduler.spec().node_pool
     before = connector.room(scheduler.namespace, pool)
-    assert 0 < before.cores_free <= before.cores_total
-    assert 0 < before.memory_free_mb <= before.memory_total_mb
+    for machine in before.machines:
+        assert machine.name
+        assert 0 < machine.cores_free <= machine.cores
+        assert 0 < machine.memory_free_mb <= machine.memory_mb
     assert before.ready and before.slots > 0
     running = scheduler.running()
     during = connector.room(scheduler.namespace, pool)
-    assert during.cores_free == before.cores_free - 1
-    assert during.memory_free_mb < before.memory_free_mb
+    assert free(during)[0] == free(before)[0] - 1
+    assert free(during)[1] < free(before)[1]
     connector.cancel(running.handle)
     scheduler.until(running, Observed.ENDED)
     again = eventually(
-        lambda: (
-            (room := connector.room(scheduler.namespace, pool)).cores_free == before.cores_free
-            and room
-        ),
+        lambda: (room := connector.room(scheduler.namespace, pool)) == before and room,
         timeout=10,
     )
     assert again == before

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from bridge import log, process
-from bridge.connectors.base import Finding, Health, Room
+from bridge.connectors.base import Finding, Health, Machine, Room
 from bridge.connectors.local import leftovers, machine
 from bridge.connectors.local.bell import Bell
 from bridge.connectors.local.engine import (
@@ -195,13 +195,14 @@ class LocalConnector:
             if self._observe(name).state not in (Observed.ENDED, Observed.GONE):
                 used_cores, used_memory = self._size(name)
                 cores, memory = cores - used_cores, memory - used_memory
-        return Room(
-            slots=max(cores, 0),
+        here = Machine(
+            name=self.node_name,
+            cores=self.cores,
+            memory_mb=self.memory_mb,
             cores_free=max(cores, 0),
             memory_free_mb=max(memory, 0),
-            cores_total=self.cores,
-            memory_total_mb=self.memory_mb,
         )
+        return Room(slots=here.cores_free, machines=(here,))
 
     # Watch
 

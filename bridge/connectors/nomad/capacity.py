@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import Struct, structs
 
-from bridge.connectors.base import Room
+from bridge.connectors.base import Machine, Room
 from bridge.connectors.nomad.client import NomadClient
 from bridge.connectors.nomad.jobspec import MHZ_PER_CORE
 from bridge.connectors.nomad.use import Use, memory_mb, mhz, out_of_order
@@ -20,7 +20,7 @@ from bridge.models.node import NodeStatus
 _PAGE: Final = 1000
 _FRESH_S: Final = 1.0  # a listing is used so long
 _AT_LEAST_S: Final = 0.2  # and that of allocations so long even when something has changed since
-_PLACED_WITHIN_S: Final = 60.0
+_HEARD_WITHIN_S: Final = 60.0
 # Nomad sets no limit of its own to the number of attempts that fit.
 _ANY: Final = 1_000_000
 
@@ -34,23 +34,29 @@ class Wish(Struct, frozen=True):
     at: float
 
 
-def measure(nodes: Sequence[Node], held: Iterable[Held], wishes: Iterable[Wish]) -> Room:
+def measure(nodes: Iterable[Node], held: Iterable[Held], wishes: Iterable[Wish]) -> Room:
     """The room of a pool's ``nodes`` besides what is ``held`` there and what was
-    handed over. The largest machine counts in whatever state it is: it may return.
+    handed over. Machines count in whatever state they are: they may return.
     """
     use = Use.of(held)
-    ready = [node for node in nodes if _is_ready(node)]
-    waiting = tuple(wishes)
-    cores_free = sum(max(mhz(node) - use.cpu[node.id], 0) // MHZ_PER_CORE for node in ready)
-    memory_free = sum(max(memory_mb(node) - use.memory[node.id], 0) for node in ready)
-    return Room(
-        slots=_ANY if ready else 0,
-        cores_free=max(cores_free - sum(wish.cores for wish in waiting), 0),
-        memory_free_mb=max(memory_free - sum(wish.memory_mb for wish in waiting), 0),
-        cores_total=max((mhz(node) // MHZ_PER_CORE for node in nodes), default=0),
-        memory_total_mb=max((memory_mb(node) for node in nodes), default=0),
-        ready=bool(ready),
-        queues=True,
+    machines = tuple(_machine(node, use) for node in nodes)
+    ready = any(machine.ready for machine in machines)
+    room = Room(slots=_ANY if ready else 0, machines=machines, queues=True)
+    for wish in wishes:
+        size = (wish.cores, wish.memory_mb)
+        room = room.after_start(*size) or room.after_wait(*size)
+    return room
+
+
+def _machine(node: Node, use: Use) -> Machine:
+    ready = _is_ready(node)
+    return Machine(
+        name=node.name or node.id,
+        cores=mhz(node) // MHZ_PER_CORE,
+        memory_mb=memory_mb(node),
+        cores_free=max(mhz(node) - use.cpu[node.id], 0) // MHZ_PER_CORE if ready else 0,
+        memory_free_mb=max(memory_mb(node) - use.memory[node.id], 0) if ready else 0,
+        ready=ready,
     )
 
 
@@ -106,6 +112,14 @@ class Capacity:
             for native_id in native_ids:
                 self._wishes.pop(native_id, None)
 
+    def still_waiting(self, native_ids: Iterable[str]) -> None:
+        """Attempts that Nomad has just said it has no place for."""
+        now = self._clock()
+        with self._lock:
+            for native_id in native_ids:
+                if (wish := self._wishes.get(native_id)) is not None:
+                    self._wishes[native_id] = structs.replace(wish, at=now)
+
     def changed(self) -> None:
         """Something happened at Nomad: the next answer is not from old listings."""
         self._changed_at = self._clock()
@@ -133,10 +147,10 @@ class Capacity:
     def _unplaced(self, namespace: str, held: Iterable[Held], now: float) -> list[Wish]:
         placed = {alloc.job_id for alloc in held}
         with self._lock:
-            # One that Nomad cannot place for long waits for more than this shows.
+            # What was not heard of since is somebody else's by now.
             self._wishes = {
                 native_id: wish
                 for native_id, wish in self._wishes.items()
-                if native_id not in placed and now - wish.at < _PLACED_WITHIN_S
+                if native_id not in placed and now - wish.at < _HEARD_WITHIN_S
             }
             return [wish for wish in self._wishes.values() if wish.namespace == namespace]

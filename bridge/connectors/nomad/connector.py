@@ -92,6 +92,11 @@ class NomadConnector:
             for namespace, wanted in _by_namespace(handles).items():
                 seen |= self._look_at(namespace, wanted)
         self._capacity.ended([h.native_id for h, look in seen.items() if look.state in _OVER])
+        self._capacity.still_waiting(
+            h.native_id
+            for h, look in seen.items()
+            if look.state is Observed.PENDING and look.node is None
+        )
         return seen
 
     def cancel(self, handle: Handle) -> None:

@@ -237,16 +237,25 @@ class TestUnderWay:
         his = lab.add_job(user=lab.root)
         lab.db.write(lambda conn: jobs.take(conn, [pending, running, his, other]))
         lab.db.write(
-            lambda conn: jobs.move(conn, running, frm={JobState.SUBMITTED}, to=JobState.RUNNING)
+            lambda conn: jobs.move(
+                conn,
+                running,
+                frm={JobState.SUBMITTED},
+                to=JobState.RUNNING,
+                started_at=NOW - 20,
+            )
         )
         lab.db.write(
             lambda conn: jobs.move(conn, other, frm={JobState.SUBMITTED}, to=JobState.FAILED)
         )
         assert get(lab, waits).state is JobState.RECEIVED
-        assert lab.db.read(lambda conn: queue.under_way(conn, lab.group.id)) == {
-            lab.ada.id: UnderWay(attempts=2, pending=1),
-            lab.root.id: UnderWay(attempts=1, pending=1),
+        cores = lab.db.read(lambda conn: jobs.get(conn, running)).cores  # type: ignore[union-attr]
+        assert lab.db.read(lambda conn: queue.under_way(conn, lab.group.id, NOW)) == {
+            lab.ada.id: UnderWay(2, pending=1, cores=2 * cores, core_seconds=20.0 * cores),
+            lab.root.id: UnderWay(1, pending=1, cores=cores, core_seconds=0.0),
         }
+        assert lab.db.read(lambda conn: queue.pending(conn, lab.group.connector)) == 2
+        assert lab.db.read(lambda conn: queue.pending(conn, "another")) == 0
 
 
 class TestMove:

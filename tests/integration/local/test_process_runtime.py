@@ -16,6 +16,7 @@ from bridge.models.attempt import Cause, Handle, Observed
 from bridge.models.job import Phase
 from tests.support.local import LocalNode, alive, bucket_ids, command_lines
 from tests.support.poll import eventually
+from tests.support.room import free, largest
 
 
 def test_a_folder_goes_in_and_comes_back(node: LocalNode) -> None:
@@ -216,11 +217,11 @@ def test_a_strange_id_is_nothing_of_ours(node: LocalNode, name: str) -> None:
 def test_room_is_what_live_attempts_leave(node: LocalNode) -> None:
     handle = node.submit("sleep 600", cores=3, memory_mb=1000)
     room = node.connector.room("", "")
-    assert (room.slots, room.cores_free, room.memory_free_mb) == (1, 1, 7000)
-    assert (room.cores_total, room.memory_total_mb) == (4, 8000)
+    assert (room.slots, *free(room)) == (1, 1, 7000)
+    assert largest(room) == (4, 8000)
     node.connector.cancel(handle)
     node.wait(handle)
-    assert node.connector.room("", "").cores_free == 4
+    assert free(node.connector.room("", ""))[0] == 4
 
 
 @pytest.mark.parametrize("size", [{"cores": 5}, {"memory_mb": 8001}])

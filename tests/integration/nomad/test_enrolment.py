@@ -29,6 +29,7 @@ from tests.support import needs
 from tests.support.certificates import request_for
 from tests.support.nomad_cluster import NODE, POOL, NomadCluster
 from tests.support.poll import eventually
+from tests.support.room import free
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 KEY_PEM = KEY.private_bytes(
@@ -149,7 +150,7 @@ def test_what_its_owner_paused_gets_nothing(
     with nomad.enrolled_client(name, files, KEY_PEM, {"bridge_paused": "1"}):
         node = until(enrolling, name, ready)
         assert node.paused
-        before = enrolling.room(POOL, POOL).cores_free
+        before, _ = free(enrolling.room(POOL, POOL))
         one = trial("true", native_node=node.id, connector=enrolling)
         enrolling.submit(one.spec)
         eventually(partial(waits_for, one, "paused by the owner"), timeout=20)

@@ -6,13 +6,20 @@ from typing import Any
 
 import pytest
 
-from bridge.connectors.base import Room
+from bridge.connectors.base import Machine, Room
 from bridge.core.explain import COUNTED, Facts, explain
 from bridge.models.job import JobState, Phase
 from tests.unit.core.test_verdict import NOW, job
 
-FULL = Room(slots=9, cores_free=1, memory_free_mb=50, cores_total=8, memory_total_mb=1000)
-EMPTY = Room(slots=0, cores_free=0, memory_free_mb=0, cores_total=0, memory_total_mb=0, ready=False)
+FULL = Room(
+    slots=9,
+    machines=(
+        Machine(name="n1", cores=8, memory_mb=1000, cores_free=1, memory_free_mb=50),
+        Machine(name="n2", cores=8, memory_mb=500, cores_free=6, memory_free_mb=20),
+        Machine(name="big", cores=64, memory_mb=4000, cores_free=0, memory_free_mb=0, ready=False),
+    ),
+)
+EMPTY = Room(slots=0)
 
 
 def said(facts: dict[str, Any] | None = None, **job_is: Any) -> str:
@@ -29,8 +36,11 @@ def said(facts: dict[str, Any] | None = None, **job_is: Any) -> str:
         ({}, {"mine_under_way": 3, "running_per_user": 3}, "the limit is 3"),
         ({}, {"group_under_way": 9, "running_per_group": 9}, "The group has 9 jobs under way"),
         ({}, {"room": EMPTY}, "no ready node"),
-        ({"cores": 9}, {"room": FULL}, "the largest has 8 cores and 1000 MiB"),
-        ({"cores": 4}, {"room": FULL}, "4 cores (1 free) and 100 MiB (50 MiB free)"),
+        ({"cores": 65}, {"room": FULL}, "needs 65 cores and 100 MiB, big has 64 cores and 4000"),
+        ({"cores": 9}, {"room": FULL}, "what has so much is not ready: big."),
+        ({"cores": 4}, {"room": FULL}, "4 cores and 100 MiB, and what has so much is busy: "),
+        ({"cores": 4}, {"room": FULL}, "n2 (20 MiB free), n1 (1 core and 50 MiB free)."),
+        ({"memory_mb": 600}, {"room": FULL}, "is busy: n1 (50 MiB free)."),
         ({}, {}, "as soon as it is its turn. No job is ahead of it."),
         ({}, {"ahead": {"bob": 1}}, "1 job is ahead of it (bob 1)."),
         ({}, {"ahead": {"bob": COUNTED}}, "more than 10,000 jobs are ahead"),

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.connectors.base import Room
-from bridge.core.queue import Choice, Line, Member, Reserve, Waiting, choose, reserve
+from bridge.connectors.base import Machine, Room
+from bridge.core.queue import (
+    Choice,
+    Line,
+    Member,
+    Reserve,
+    Waiting,
+    ahead,
+    choose,
+    members,
+    reserve,
+)
+from bridge.db.queue import UnderWay
 from bridge.models.ids import new_id
 from bridge.models.usage import Share, decayed
 
@@ -46,23 +58,18 @@ def pick(
     )
 
 
+def machine(name: str = "m1", cores: int = 8, memory_mb: int = 2000, **changes: Any) -> Machine:
+    """One that is empty, where nothing else is said."""
+    free = {"cores_free": cores, "memory_free_mb": memory_mb}
+    return Machine(name=name, cores=cores, memory_mb=memory_mb, **free | changes)
+
+
 def room(
-    slots: int = 99,
-    cores: int = 4,
-    memory_mb: int = 1000,
-    *,
-    ready: bool = True,
-    queues: bool = False,
+    slots: int = 99, cores: int = 4, memory_mb: int = 1000, *, queues: bool = False, **changes: Any
 ) -> Room:
-    return Room(
-        ready=ready,
-        queues=queues,
-        slots=slots,
-        cores_free=cores,
-        memory_free_mb=memory_mb,
-        cores_total=8,
-        memory_total_mb=2000,
-    )
+    """One machine of 8 cores and 2000 MiB, with so much of it free."""
+    one = machine(cores_free=cores, memory_free_mb=memory_mb)
+    return Room(slots=slots, machines=(one,), queues=queues, **changes)
 
 
 class TestOrder:
@@ -126,6 +133,28 @@ class TestBounds:
         assert choice.too_big == (huge,)
         assert choice.now == (small,)
 
+    def test_the_largest_of_each_kind_together_are_no_machine(self) -> None:
+        wide, deep = machine("wide", 16, 1000), machine("deep", 2, 9000)
+        both = job(cores=16, memory_mb=9000)
+        choice = pick([both], room=Room(slots=9, machines=(wide, deep)))
+        assert (choice.now, choice.too_big) == ((), (both,))
+
+    def test_what_fits_only_a_machine_that_is_away_waits_for_it(self) -> None:
+        small = machine("small", 4)
+        large = machine("large", 64, cores_free=0, memory_free_mb=0, ready=False)
+        choice = pick([job(cores=32), job()], room=Room(slots=9, machines=(small, large)))
+        assert (choice.now, choice.too_big) == ((), ())
+
+    def test_free_cores_of_several_machines_do_not_add_up(self) -> None:
+        two = tuple(machine(name, cores_free=2) for name in ("a", "b"))
+        waiting = [job(cores=2), job(cores=4)]
+        assert pick(waiting, room=Room(slots=9, machines=two)).now == (waiting[0],)
+
+    def test_small_jobs_leave_the_emptiest_machine_to_large_ones(self) -> None:
+        two = (machine("empty"), machine("nearly-full", cores_free=1))
+        waiting = [job(cores=1), job(cores=8)]
+        assert pick(waiting, room=Room(slots=9, machines=two)).now == tuple(waiting)
+
     def test_room_may_have_fewer_slots(self) -> None:
         assert len(pick([job(), job()], room=room(slots=1)).now) == 1
 
@@ -135,16 +164,23 @@ class TestBounds:
         assert len(pick(waiting, slots=-3, room=room(cores=4, queues=True)).now) == 4
         assert len(pick(waiting, slots=2, room=room(cores=4, queues=True), at_once=5).now) == 5
 
+    def test_none_in_the_reserve_overtakes_a_larger_one_there(self) -> None:
+        large, small, equal = job(cores=6), job(cores=1), job(cores=6)
+        full = room(cores=0, memory_mb=0, queues=True)
+        assert pick([large, small], slots=8, room=full).now == (large,)
+        assert pick([small, large, equal], slots=8, room=full).now == (small, large, equal)
+        known = room(cores=0, memory_mb=0, queues=True, waiting_cores=6, waiting_memory_mb=100)
+        assert pick([small], slots=8, room=known).now == ()
+
+    def test_a_machine_is_kept_for_what_waits_there(self) -> None:
+        two = (machine("kept", cores_free=4), machine("other", cores=2, cores_free=1))
+        place = Room(slots=99, machines=two, queues=True)
+        large, small = job(cores=8), [job() for _ in range(4)]
+        assert pick([large, *small], slots=8, room=place).now == (large, small[0])
+
     def test_a_pool_without_a_ready_node_gets_nothing(self) -> None:
-        none = Room(
-            slots=0,
-            cores_free=0,
-            memory_free_mb=0,
-            cores_total=0,
-            memory_total_mb=0,
-            ready=False,
-            queues=True,
-        )
+        away = machine(cores_free=0, memory_free_mb=0, ready=False)
+        none = Room(slots=0, machines=(away,), queues=True)
         choice = pick([job()], room=none)
         assert (choice.now, choice.too_big) == ((), ())
 
@@ -182,8 +218,52 @@ def test_whatever_waits(jobs: list[Waiting], slots: int, place: Room | None) -> 
             mine = [one.id for one in choice.now if (one.user_id, one.priority) == (user, priority)]
             assert mine == sorted(mine)
     if place:
-        assert sum(one.cores for one in choice.now) <= place.cores_free
-        assert sum(one.memory_mb for one in choice.now) <= place.memory_free_mb
+        [one] = place.machines
+        assert sum(job.cores for job in choice.now) <= one.cores_free
+        assert sum(job.memory_mb for job in choice.now) <= one.memory_free_mb
+
+
+class TestAhead:
+    def before(self, one: Waiting, waiting: list[Waiting], **members: float) -> dict[UUID, int]:
+        users = {"ada": ADA, "bob": BOB}
+        used = {users[name]: Member(use=use) for name, use in members.items()}
+        return ahead(one, lines(waiting), members=used, at_most=100)
+
+    def test_it_is_what_would_be_picked_first(self) -> None:
+        waiting = [job(ADA) for _ in range(4)] + [job(BOB) for _ in range(2)] + [job(EVE, 2)]
+        order = pick(waiting, slots=99).now
+        for position, one in enumerate(order):
+            assert sum(self.before(one, waiting).values()) == position
+
+    def test_who_used_less_is_ahead_though_later(self) -> None:
+        ada, bob = job(ADA), job(BOB)
+        assert self.before(ada, [ada, bob], ada=500.0) == {BOB: 1}
+        assert self.before(bob, [ada, bob], ada=500.0) == {}
+
+    def test_higher_priorities_are_and_lower_ones_not(self) -> None:
+        low, mine, high = job(BOB, priority=1), job(ADA), job(EVE, priority=99)
+        assert self.before(mine, [low, mine, high]) == {EVE: 1}
+
+    def test_one_that_is_in_no_line_has_its_place_too(self) -> None:
+        first, held, last = job(ADA), job(ADA), job(ADA)
+        assert self.before(held, [first, last]) == {ADA: 1}
+        assert self.before(held, []) == {}
+
+    def test_it_counts_no_further_than_asked(self) -> None:
+        waiting = [job(ADA) for _ in range(9)]
+        assert ahead(waiting[-1], lines(waiting), members={}, at_most=5) == {ADA: 5}
+        above = [job(BOB, priority=60) for _ in range(9)]
+        found = ahead(waiting[-1], lines([*above, *waiting]), members={}, at_most=10)
+        assert found == {BOB: 9, ADA: 1}
+
+
+class TestMembers:
+    def test_what_runs_counts_before_it_has_ended(self) -> None:
+        under_way = {ADA: UnderWay(attempts=2, pending=1, cores=3, core_seconds=100.0)}
+        shares = {ADA: Share(40.0, 0.0), BOB: Share(8.0, 0.0)}
+        found = members(under_way, shares, now=10.0, half_life_s=10.0)
+        assert found[ADA] == Member(running=2, use=20.0 + 100.0 + 3 * 60.0)
+        assert found[BOB] == Member(running=0, use=4.0)
 
 
 class TestReserve:

@@ -16,6 +16,7 @@ from bridge.connectors.nomad.wire import Held, Node
 from bridge.errors import ConnectorUnavailable
 from bridge.models.attempt import AttemptSpec, Handle
 from tests.support.fake_nomad import Answer, FakeNomad, Request, Route
+from tests.support.room import free, largest
 
 HEALTHY = {"docker": {"Healthy": True}, "raw_exec": {"Healthy": True}}
 
@@ -55,8 +56,8 @@ def held(*args: Any, **changes: Any) -> Held:
 def test_free_is_what_ready_nodes_have_besides_their_allocations() -> None:
     nodes = [node("n1"), node("n2", cores=8, memory=16000)]
     room = measure(nodes, [held("a", "n1", cores=3, memory=2000), held("b", "n2")], [])
-    assert (room.cores_free, room.memory_free_mb) == (1 + 7, 6000 + 15000)
-    assert (room.cores_total, room.memory_total_mb) == (8, 16000)
+    assert free(room) == (1 + 7, 6000 + 15000)
+    assert largest(room) == (8, 16000)
     assert room.slots > 1000
 
 
@@ -73,9 +74,9 @@ def test_free_is_what_ready_nodes_have_besides_their_allocations() -> None:
 )
 def test_a_pool_with_no_ready_node_gets_nothing(changes: dict[str, Any]) -> None:
     room = measure([node(**changes)], [], [])
-    assert (room.slots, room.cores_free, room.memory_free_mb) == (0, 0, 0)
+    assert (room.slots, *free(room)) == (0, 0, 0)
     # It may come back: a job that fits it is not too big.
-    assert (room.cores_total, room.memory_total_mb) == (4, 8000)
+    assert largest(room) == (4, 8000)
 
 
 def test_a_pool_without_nodes_is_not_ready() -> None:
@@ -86,26 +87,36 @@ def test_a_pool_without_nodes_is_not_ready() -> None:
 def test_what_a_node_keeps_for_itself_is_not_room() -> None:
     reserved = {"Cpu": {"CpuShares": 500}, "Memory": {"MemoryMB": 1000}}
     room = measure([node(ReservedResources=reserved)], [], [])
-    assert (room.cores_free, room.memory_free_mb) == (3, 7000)
-    assert room.cores_total == 3
+    assert free(room) == (3, 7000)
+    assert largest(room)[0] == 3
 
 
 def test_what_lives_on_a_node_out_of_touch_takes_no_room_elsewhere() -> None:
     nodes = [node("n1"), node("n2", Status="disconnected")]
-    assert measure(nodes, [held("a", "n2", cores=4)], []).cores_free == 4
+    assert free(measure(nodes, [held("a", "n2", cores=4)], []))[0] == 4
 
 
 def test_half_a_core_on_each_of_two_nodes_is_no_core() -> None:
     nodes = [node("n1", cores=1), node("n2", cores=1)]
     allocs = [held("a", "n1"), held("b", "n2")]
-    assert measure(nodes, allocs, []).cores_free == 0
+    assert free(measure(nodes, allocs, []))[0] == 0
 
 
 def test_what_was_just_handed_over_counts() -> None:
     room = measure([node()], [], [Wish("g-lab", 3, 7500, 0.0)])
-    assert (room.cores_free, room.memory_free_mb) == (1, 500)
-    overfull = measure([node()], [], [Wish("g-lab", 99, 99_000, 0.0)])
-    assert (overfull.cores_free, overfull.memory_free_mb) == (0, 0)
+    assert free(room) == (1, 500)
+
+
+def test_a_machine_is_kept_for_what_was_handed_over_and_fits_none_now() -> None:
+    nodes = [node("n1", cores=8), node("n2", cores=4)]
+    room = measure(nodes, [held("a", "n1", cores=2)], [Wish("g-lab", 8, 500, 0.0)])
+    assert {one.name: one.cores_free for one in room.machines} == {"n1": 0, "n2": 4}
+    assert (room.waiting_cores, room.waiting_memory_mb) == (8, 500)
+
+
+def test_what_fits_no_machine_takes_no_room() -> None:
+    room = measure([node()], [], [Wish("g-lab", 99, 99_000, 0.0)])
+    assert free(room) == (4, 8000)
 
 
 class Clock:
@@ -157,7 +168,7 @@ def spec(native_id: str, cores: int = 1) -> AttemptSpec:
 
 def test_only_the_pools_own_nodes_count(capacity: Capacity, nomad: FakeNomad) -> None:
     room = capacity.room("g-lab", "g-lab")
-    assert (room.cores_free, room.cores_total) == (3, 4)
+    assert (free(room)[0], largest(room)[0]) == (3, 4)
     nodes, _, allocations = nomad.requests
     assert 'Meta.bridge_stage == "1"' in nodes.query["filter"]
     assert allocations.query["namespace"] == "g-lab"
@@ -169,11 +180,11 @@ def test_a_machine_that_its_owner_paused_is_no_room(
 ) -> None:
     nodes = [raw_node("n1"), raw_node("n2", cores=2)]
     nomad.routes["GET", "/v1/nodes"] = listing(nodes, paused=("n1",))
-    assert capacity.room("g-lab", "g-lab").cores_free == 2
+    assert free(capacity.room("g-lab", "g-lab"))[0] == 2
     nomad.routes["GET", "/v1/nodes"] = listing(nodes, paused=("n1", "n2"))
     clock.now += 1
     room = capacity.room("g-lab", "g-lab")
-    assert (room.ready, room.cores_free, room.cores_total) == (False, 0, 4)
+    assert (room.ready, free(room)[0], largest(room)[0]) == (False, 0, 4)
 
 
 def test_listings_last_a_second(capacity: Capacity, nomad: FakeNomad, clock: Clock) -> None:
@@ -216,10 +227,10 @@ def test_a_hand_over_takes_room_until_it_is_listed(
 ) -> None:
     capacity.room("g-lab", "g-lab")
     capacity.handed_over(spec("bridge-x-2", cores=2))
-    assert capacity.room("g-lab", "g-lab").cores_free == 1
+    assert free(capacity.room("g-lab", "g-lab"))[0] == 1
     nomad.routes["GET", "/v1/allocations"] = Answer(200, [raw_held("bridge-x-2", cores=2)])
     clock.now += 1
-    assert capacity.room("g-lab", "g-lab").cores_free == 2
+    assert free(capacity.room("g-lab", "g-lab"))[0] == 2
 
 
 def test_a_hand_over_that_ended_unlisted_gives_its_room_back(
@@ -227,11 +238,23 @@ def test_a_hand_over_that_ended_unlisted_gives_its_room_back(
 ) -> None:
     for number in range(2, 5):
         capacity.handed_over(spec(f"bridge-x-{number}"))
-    assert capacity.room("g-lab", "g-lab").cores_free == 0
+    assert free(capacity.room("g-lab", "g-lab"))[0] == 0
     capacity.ended(["bridge-x-2", "bridge-x-9"])
-    assert capacity.room("g-lab", "g-lab").cores_free == 1
-    clock.now += 61  # blocked for another reason than room
-    assert capacity.room("g-lab", "g-lab").cores_free == 3
+    assert free(capacity.room("g-lab", "g-lab"))[0] == 1
+    clock.now += 61  # not heard of since
+    assert free(capacity.room("g-lab", "g-lab"))[0] == 3
+
+
+def test_a_hand_over_that_nomad_has_no_place_for_keeps_its_claim(
+    capacity: Capacity, clock: Clock
+) -> None:
+    capacity.room("g-lab", "g-lab")
+    capacity.handed_over(spec("bridge-x-2", cores=4))
+    for _ in range(10):
+        clock.now += 50
+        capacity.still_waiting(["bridge-x-2", "bridge-x-9"])
+    room = capacity.room("g-lab", "g-lab")
+    assert (free(room)[0], room.waiting_cores) == (0, 4)
 
 
 def test_the_connector_has_it(connection: Connection, nomad: FakeNomad) -> None:
