@@ -101,6 +101,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     slots: int  # how many more attempts, whatever their size
     machines: tuple[Machine, ...] = ()
     queues: bool = False  # the scheduler keeps what cannot start yet, so a reserve may wait there
+    complete: bool = False  # no other machine ever joins: what fits none of these is refused
     # The most that one of those asks for which wait there: a smaller one would overtake it.
     waiting_cores: int = 0
     waiting_memory_mb: int = 0
@@ -130,9 +131,10 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
             if one.ready and one.holds(cores, memory_mb)
         )
         _, at = max(holds, default=(0, None))
-        room = self if at is None else self._less(at, cores, memory_mb)
+        if at is None:
+            return self
         return msgspec.structs.replace(
-            room,
+            self._less(at, cores, memory_mb),
             waiting_cores=max(cores, self.waiting_cores),
             waiting_memory_mb=max(memory_mb, self.waiting_memory_mb),
         )

@@ -13,7 +13,7 @@ from bridge.models.explanation import Explanation
 from bridge.models.job import FINAL, Job, JobState
 
 # Jobs ahead are counted up to here; more than that is all the same to a person.
-COUNTED: Final = 10_000
+COUNTED: Final = 1000
 _NAMED: Final = 3  # machines in a sentence
 
 
@@ -89,7 +89,7 @@ def _room(job: Job, room: Room | None) -> str | None:
         return "The group's pool has no ready node."
     enough = [one for one in room.machines if one.holds(job.cores, job.memory_mb)]
     if not enough:
-        return f"{too_large(job.cores, job.memory_mb, room)}."
+        return _too_large(job, room)
     ready = [one for one in enough if one.ready]
     if not ready:
         names = _list([one.name for one in enough])
@@ -99,8 +99,8 @@ def _room(job: Job, room: Room | None) -> str | None:
     return "The pool takes no more jobs at the moment." if room.slots <= 0 else None
 
 
-def too_large(cores: int, memory_mb: int, room: Room) -> str:
-    """Why a job fits no machine of a pool, with the largest there are."""
+def _too_large(job: Job, room: Room) -> str:
+    """The largest machines there are, of each kind."""
     largest = {
         max(room.machines, key=lambda one: (one.cores, one.memory_mb)),
         max(room.machines, key=lambda one: (one.memory_mb, one.cores)),
@@ -109,7 +109,10 @@ def too_large(cores: int, memory_mb: int, room: Room) -> str:
         f"{one.name} has {_cores(one.cores)} and {one.memory_mb} MiB"
         for one in sorted(largest, key=lambda one: one.name)
     )
-    return f"No machine is large enough: it needs {_cores(cores)} and {memory_mb} MiB, {have}"
+    return (
+        f"No machine is large enough: it needs {_size(job)}, {have}. "
+        "It waits for a larger one; cancel it if none will come."
+    )
 
 
 def _is_free(job: Job, one: Machine) -> bool:

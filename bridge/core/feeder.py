@@ -17,12 +17,10 @@ import msgspec
 
 from bridge import log, points
 from bridge.connectors.base import Capacity, Connector, Room
-from bridge.core.explain import too_large
-from bridge.core.queue import Choice, Reserve, choose, members, reserve
+from bridge.core.queue import Reserve, Waiting, choose, members_of, reserve
 from bridge.core.verdict import End
 from bridge.core.write import end_attempt
 from bridge.db import attempts, identity, instance, selftests, usage
-from bridge.db import jobs as jobs_db
 from bridge.db import queue as queue_db
 from bridge.db.attempts import AttemptOfJob
 from bridge.db.engine import Connection, Transactions
@@ -175,27 +173,16 @@ class Feeder:
         now = self._clock()
         # Nothing is written, but the writer has in memory what it wrote last: who is ahead in
         # a deep queue is found in half the time, and it is what the claim is about to change.
-        choice = self._db.write(lambda conn: self._choose(conn, group, room, now))
+        chosen = self._db.write(lambda conn: self._choose(conn, group, room, now))
         points.reach(Point.CLAIM_CHOSEN)
         claim = self._claim_for(connector, group)
 
         def write(conn: Connection) -> list[AttemptOfJob]:
-            for job in choice.too_big:
-                assert room is not None
-                jobs_db.move(
-                    conn,
-                    job.id,
-                    frm={JobState.RECEIVED},
-                    to=JobState.FAILED,
-                    cause=Cause.REJECTED.value,
-                    reason=too_large(job.cores, job.memory_mb, room),
-                    ended_at=now,
-                )
-            claimed = attempts.claim(conn, [job.id for job in choice.now], claim)
+            claimed = attempts.claim(conn, [job.id for job in chosen], claim)
             points.reach(Point.CLAIM_BEFORE_COMMIT)
             return claimed
 
-        claimed = self._db.write(write) if choice.now or choice.too_big else []
+        claimed = self._db.write(write) if chosen else []
         points.reach(Point.CLAIM_COMMITTED)
         self._starts.handed_over(group.id, len(claimed))
         return claimed
@@ -212,7 +199,9 @@ class Feeder:
             generations=group.generations(now),
         )
 
-    def _choose(self, conn: Connection, group: Group, room: Room | None, now: float) -> Choice:
+    def _choose(
+        self, conn: Connection, group: Group, room: Room | None, now: float
+    ) -> tuple[Waiting, ...]:
         pace = self._pace
         under_way = queue_db.under_way(conn, group.id, now)
         shares = usage.lately(conn, group.id)
@@ -227,7 +216,7 @@ class Feeder:
             at_once = min(at_once, pace.running_per_group - total)
         return choose(
             queue_db.lines(conn, group.id, now),
-            members=members(under_way, shares, now=now, half_life_s=pace.half_life_s),
+            members=members_of(under_way, shares, now=now, half_life_s=pace.half_life_s),
             slots=slots,
             room=room,
             per_user=pace.running_per_user,

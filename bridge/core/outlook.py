@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import msgspec
 
 from bridge.connectors.base import Capacity, Connector, Room
 from bridge.core.explain import COUNTED, Facts, explain
-from bridge.core.queue import ahead, members
+from bridge.core.queue import ahead, members_of
 from bridge.db import identity, usage
 from bridge.db import queue as queue_db
 from bridge.db.engine import Connection, Database
 from bridge.errors import ConnectorUnavailable
 from bridge.models.explanation import Explanation
 from bridge.models.identity import Group
-from bridge.models.job import Job
+from bridge.models.job import Job, JobState
+
+_FRESH_S: Final = 2.0  # what a pool was last seen to have is told again for so long
+_PATIENCE_S: Final = 1.0  # so long a second question waits for the answer to the first
+
+
+# Of a job that runs or has ended no scheduler is asked.
+_WAITING: Final = frozenset({JobState.RECEIVED, JobState.SUBMITTED})
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -24,6 +33,51 @@ class Limits(msgspec.Struct, frozen=True):
 
     per_user: int = 0
     per_group: int = 0
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What was seen of a pool, or why it could not be looked at."""
+
+    room: Room | None = None
+    away: str | None = None
+    until: float = 0.0
+
+
+class Rooms:
+    """Looks at pools for those who only want to know, one look at a time: a scheduler that
+    does not answer shall not hold every thread that serves a request.
+    """
+
+    def __init__(self, connectors: Mapping[str, Connector], clock: Callable[[], float]) -> None:
+        self._connectors = connectors
+        self._clock = clock
+        self._asking = threading.Lock()
+        self._seen: dict[tuple[str, str, str], Look] = {}
+
+    def look(self, group: Group) -> Look:
+        """What the group's pool has, as it is or was lately."""
+        connector = self._connectors.get(group.connector)
+        if connector is None:
+            return Look(away="it is not configured here.")
+        if not isinstance(connector, Capacity):
+            return Look()
+        key = (group.connector, group.namespace, group.node_pool)
+        if not self._asking.acquire(timeout=_PATIENCE_S):
+            return self._seen.get(key, Look(away="it is slow to answer."))
+        try:
+            last = self._seen.get(key)
+            if last is None or self._clock() >= last.until:
+                last = self._seen[key] = self._ask(connector, group)
+            return last
+        finally:
+            self._asking.release()
+
+    def _ask(self, connector: Capacity, group: Group) -> Look:
+        try:
+            room = connector.room(group.namespace, group.node_pool)
+        except ConnectorUnavailable as exc:
+            return Look(away=exc.message, until=self._clock() + exc.retry_after)
+        return Look(room, until=self._clock() + _FRESH_S)
 
 
 class Outlook:
@@ -39,51 +93,39 @@ class Outlook:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._db = db
-        self._connectors = connectors
+        self._rooms = Rooms(connectors, clock)
         self._limits = limits
         self._half_life_s = half_life_s
         self._clock = clock
 
     def explain(self, job: Job, group: Group) -> Explanation:
         """Where a job of a group is, and what it waits for."""
-        room, away = self._room(group)
+        facts = Facts(connector=group.connector)
+        if job.state is JobState.RECEIVED:
+            facts = self._db.read(lambda conn: self._queue(conn, job, group))
+        if job.state in _WAITING:
+            look = self._rooms.look(group)
+            facts = msgspec.structs.replace(facts, room=look.room, away=look.away)
+        return explain(job, facts, now=self._clock())
 
-        def read(conn: Connection) -> Facts:
-            now = self._clock()
-            under_way = queue_db.under_way(conn, group.id, now)
-            shares = usage.lately(conn, group.id)
-            before = ahead(
-                _waiting(job),
-                queue_db.lines(conn, group.id, now),
-                members=members(under_way, shares, now=now, half_life_s=self._half_life_s),
-                at_most=COUNTED,
-            )
-            mine = under_way.get(job.user_id)
-            names = {user.id: user.name for user in identity.list_users(conn, group.id)}
-            return Facts(
-                connector=group.connector,
-                away=away,
-                room=room,
-                ahead={names[user]: count for user, count in before.items()},
-                mine_under_way=mine.attempts if mine else 0,
-                group_under_way=sum(one.attempts for one in under_way.values()),
-                running_per_user=self._limits.per_user,
-                running_per_group=self._limits.per_group,
-            )
-
-        return explain(job, self._db.read(read), now=self._clock())
-
-    def _room(self, group: Group) -> tuple[Room | None, str | None]:
-        connector = self._connectors.get(group.connector)
-        if connector is None:
-            return None, "it is not configured here."
-        if not isinstance(connector, Capacity):
-            return None, None
-        try:
-            return connector.room(group.namespace, group.node_pool), None
-        except ConnectorUnavailable as exc:
-            return None, exc.message
-
-
-def _waiting(job: Job) -> queue_db.Waiting:
-    return queue_db.Waiting(job.id, job.user_id, job.priority, job.cores, job.memory_mb)
+    def _queue(self, conn: Connection, job: Job, group: Group) -> Facts:
+        now = self._clock()
+        under_way = queue_db.under_way(conn, group.id, now)
+        shares = usage.lately(conn, group.id)
+        before = ahead(
+            queue_db.Waiting(job.id, job.user_id, job.priority, job.cores, job.memory_mb),
+            queue_db.lines(conn, group.id, now),
+            members=members_of(under_way, shares, now=now, half_life_s=self._half_life_s),
+            per_user=self._limits.per_user,
+            at_most=COUNTED,
+        )
+        mine = under_way.get(job.user_id)
+        names = {user.id: user.name for user in identity.list_users(conn, group.id)}
+        return Facts(
+            connector=group.connector,
+            ahead={names[user]: count for user, count in before.items()},
+            mine_under_way=mine.attempts if mine else 0,
+            group_under_way=sum(one.attempts for one in under_way.values()),
+            running_per_user=self._limits.per_user,
+            running_per_group=self._limits.per_group,
+        )

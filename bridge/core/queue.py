@@ -26,20 +26,21 @@ from bridge.db.queue import Line, UnderWay, Waiting
 from bridge.models.usage import Share
 
 __all__ = [
-    "Choice",
     "Line",
     "Member",
     "Reserve",
     "Waiting",
     "ahead",
     "choose",
-    "members",
+    "members_of",
     "reserve",
 ]
 
 # What a job under way counts for beyond what it used so far: without it, the member with the
 # least use would get everything at once.
 _NOMINAL_S: Final = 60.0
+# Jobs for which no ready machine is large enough, before a pass ends: each pass reads them anew.
+_PASSED_OVER: Final = 200
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -51,7 +52,7 @@ class Member(msgspec.Struct, frozen=True):
     use: float = 0.0
 
 
-def members(
+def members_of(
     under_way: Mapping[UUID, UnderWay],
     shares: Mapping[UUID, Share],
     *,
@@ -64,13 +65,6 @@ def members(
         use = found.get(user, Member()).use + has.core_seconds + has.cores * _NOMINAL_S
         found[user] = Member(has.attempts, use)
     return found
-
-
-class Choice(msgspec.Struct, frozen=True):
-    """What goes now, and what never can on this pool."""
-
-    now: tuple[Waiting, ...]
-    too_big: tuple[Waiting, ...]
 
 
 class Reserve(msgspec.Struct, frozen=True):
@@ -93,31 +87,34 @@ class _Place:
         self._room = room
         self._reserve = slots if room is None or room.queues else 0
         self._slots = at_once if room is None else min(at_once, room.slots)
-        if room is not None and not room.queues:
-            self._slots = min(self._slots, slots)
 
-    def never(self, job: Waiting) -> bool:
-        """Whether no machine of the pool could hold it, those included that may return."""
-        return (
-            self._room is not None
-            and self._room.ready
-            and not any(one.holds(job.cores, job.memory_mb) for one in self._room.machines)
-        )
+    def is_full(self) -> bool:
+        """Whether nothing goes any more, whatever its size."""
+        return self._slots <= 0 or (self._room is not None and not self._room.ready)
 
     def take(self, job: Waiting) -> bool:
         """Whether there is a place, which is then taken: a free one, else one in the reserve."""
-        if self._slots <= 0 or (self._room is not None and not self._room.ready):
-            return False
-        if self._room and (left := self._room.after_start(job.cores, job.memory_mb)):
+        size = (job.cores, job.memory_mb)
+        if self._room and (left := self._room.after_start(*size)):
             self._room = left
-        elif self._reserve > 0 and not self._overtakes(job):
+        elif self._is_refused(job):
+            pass  # by the scheduler, in its words
+        elif self._reserve > 0 and self.may_come(job) and not self._overtakes(job):
             self._reserve -= 1
-            if self._room:
-                self._room = self._room.after_wait(job.cores, job.memory_mb)
+            self._room = self._room and self._room.after_wait(*size)
         else:
             return False
         self._slots -= 1
         return True
+
+    def may_come(self, job: Waiting) -> bool:
+        """Whether a place for it may become free on the machines that are ready."""
+        return self._room is None or any(
+            one.ready and one.holds(job.cores, job.memory_mb) for one in self._room.machines
+        )
+
+    def _is_refused(self, job: Waiting) -> bool:
+        return self._room is not None and self._room.complete and not self.may_come(job)
 
     def _overtakes(self, job: Waiting) -> bool:
         """Whether it could start before one that waits at the scheduler for more than it needs:
@@ -137,7 +134,7 @@ def choose(
     room: Room | None,
     per_user: int = 0,
     at_once: int,
-) -> Choice:
+) -> tuple[Waiting, ...]:
     """Pick what is handed over now, at most ``at_once`` attempts.
 
     What fits into ``room``, where the pool knows it, goes; where the scheduler keeps
@@ -146,46 +143,58 @@ def choose(
     ``lines`` come by falling priority, one for each member who waits there; each
     gives that member's jobs, oldest first, and is read only as far as needed.
     The first job that has no place now closes the door behind it, so that a large job is not
-    overtaken for ever by small ones; one that no machine could ever hold is set
-    aside instead. ``per_user`` bounds a member's attempts under way (0: no bound).
+    overtaken for ever by small ones. One that no ready machine could hold is passed over:
+    a larger one may return or join. ``per_user`` bounds a member's attempts under way (0: no
+    bound).
     """
-    if at_once <= 0:
-        return Choice((), ())
     place = _Place(slots, at_once, room)
     now: list[Waiting] = []
-    too_big: list[Waiting] = []
+    passed_over = 0
     counts = {user: member.running for user, member in members.items()}
     for _, level in itertools.groupby(lines, key=lambda line: line.priority):
         allowed = [_at_most(line, per_user, counts) for line in level]
-        for job in _fair(allowed, members):
-            if place.never(job):
-                too_big.append(job)
-            elif place.take(job):
+        for job in () if place.is_full() else _fair(allowed, members):
+            if place.take(job):
                 now.append(job)
                 counts[job.user_id] = counts.get(job.user_id, 0) + 1
+            elif place.may_come(job):
+                return tuple(now)
             else:
-                return Choice(tuple(now), tuple(too_big))
-    return Choice(tuple(now), tuple(too_big))
+                passed_over += 1
+            if place.is_full() or passed_over == _PASSED_OVER:
+                return tuple(now)
+    return tuple(now)
 
 
 def ahead(
-    job: Waiting, lines: Iterable[Line], *, members: Mapping[UUID, Member], at_most: int
+    job: Waiting,
+    lines: Iterable[Line],
+    *,
+    members: Mapping[UUID, Member],
+    per_user: int = 0,
+    at_most: int,
 ) -> dict[UUID, int]:
     """By user: the jobs that would go before ``job`` if all went now, counted up to ``at_most``.
 
-    ``lines`` as for ``choose``; ``job`` need not be in them, as one that is held is not.
+    ``lines`` and ``per_user`` as for ``choose``, but of the job's owner all of its elder ones
+    count. ``job`` need not be in the lines, as one that is held is not.
     """
     counts: Counter[UUID] = Counter()
+    running = {user: one.running for user, one in members.items() if user != job.user_id}
     for priority, level in itertools.groupby(lines, key=lambda line: line.priority):
         if priority < job.priority:
             break
-        here = [*level]
+        here = [
+            line if line.user_id == job.user_id else _at_most(line, per_user, running)
+            for line in level
+        ]
         if priority == job.priority:
             here = _up_to(job, here)
         for one in itertools.islice(_fair(here, members), at_most - counts.total()):
             if one.id == job.id:
                 return counts
             counts[one.user_id] += 1
+            running[one.user_id] = running.get(one.user_id, 0) + 1
     return counts
 
 

@@ -202,7 +202,7 @@ class LocalConnector:
             cores_free=max(cores, 0),
             memory_free_mb=max(memory, 0),
         )
-        return Room(slots=here.cores_free, machines=(here,))
+        return Room(slots=here.cores_free, machines=(here,), complete=True)
 
     # Watch
 

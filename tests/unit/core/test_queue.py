@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from bridge.connectors.base import Machine, Room
 from bridge.core.queue import (
-    Choice,
     Line,
     Member,
     Reserve,
     Waiting,
     ahead,
     choose,
-    members,
+    members_of,
     reserve,
 )
 from bridge.db.queue import UnderWay
@@ -47,7 +46,7 @@ def pick(
     members: dict[UUID, Member] | None = None,
     per_user: int = 0,
     at_once: int = 99,
-) -> Choice:
+) -> tuple[Waiting, ...]:
     return choose(
         lines(jobs),
         members=members or {},
@@ -75,30 +74,30 @@ def room(
 class TestOrder:
     def test_oldest_first_up_to_the_slots(self) -> None:
         waiting = [job() for _ in range(5)]
-        assert pick(waiting, slots=3).now == tuple(waiting[:3])
+        assert pick(waiting, slots=3) == tuple(waiting[:3])
 
     def test_priority_first(self) -> None:
         low, high = job(priority=1), job(BOB, priority=99)
-        assert pick([low, high]).now == (high, low)
+        assert pick([low, high]) == (high, low)
 
     def test_members_take_turns(self) -> None:
         ada = [job(ADA) for _ in range(4)]
         bob = [job(BOB) for _ in range(2)]
-        assert pick(ada + bob, slots=4).now == (ada[0], bob[0], ada[1], bob[1])
+        assert pick(ada + bob, slots=4) == (ada[0], bob[0], ada[1], bob[1])
 
     def test_who_used_least_lately_goes_first(self) -> None:
         ada, bob = job(ADA), job(BOB)
         used = {ADA: Member(use=500.0), BOB: Member(use=1.0)}
-        assert pick([ada, bob], slots=1, members=used).now == (bob,)
+        assert pick([ada, bob], slots=1, members=used) == (bob,)
 
     def test_use_does_not_beat_priority(self) -> None:
         ada, bob = job(ADA, priority=60), job(BOB, priority=50)
-        assert pick([ada, bob], slots=1, members={ADA: Member(use=1e9)}).now == (ada,)
+        assert pick([ada, bob], slots=1, members={ADA: Member(use=1e9)}) == (ada,)
 
     def test_large_jobs_use_up_a_turn_sooner(self) -> None:
         ada = [job(ADA, cores=4), job(ADA, cores=4)]
         bob = [job(BOB) for _ in range(4)]
-        assert pick(ada + bob, slots=5).now == (ada[0], *bob)
+        assert pick(ada + bob, slots=5) == (ada[0], *bob)
 
     def test_lines_are_read_only_as_far_as_needed(self) -> None:
         read = 0
@@ -115,83 +114,93 @@ class TestOrder:
 
 class TestBounds:
     def test_no_slots_take_nothing(self) -> None:
-        assert pick([job()], slots=0).now == ()
-        assert pick([job()], slots=-2).now == ()
+        assert pick([job()], slots=0) == ()
+        assert pick([job()], slots=-2) == ()
 
     def test_cores_and_memory(self) -> None:
         waiting = [job(cores=2), job(cores=2), job(cores=1)]
-        assert pick(waiting, room=room(cores=4)).now == tuple(waiting[:2])
+        assert pick(waiting, room=room(cores=4)) == tuple(waiting[:2])
         waiting = [job(memory_mb=600), job(memory_mb=500)]
-        assert pick(waiting, room=room(memory_mb=1000)).now == tuple(waiting[:1])
+        assert pick(waiting, room=room(memory_mb=1000)) == tuple(waiting[:1])
 
     def test_a_large_job_is_not_overtaken(self) -> None:
-        assert pick([job(cores=6), job(cores=1)], room=room(cores=4)).now == ()
+        assert pick([job(cores=6), job(cores=1)], room=room(cores=4)) == ()
 
-    def test_what_no_machine_can_hold_is_set_aside(self) -> None:
+    def test_what_no_machine_can_hold_is_passed_over(self) -> None:
         huge, small = job(cores=9), job()
-        choice = pick([huge, small], room=room())
-        assert choice.too_big == (huge,)
-        assert choice.now == (small,)
+        assert pick([huge, small], room=room()) == (small,)
+        assert pick([huge, small], room=room(queues=True)) == (small,)
+
+    def test_where_no_other_machine_joins_the_scheduler_refuses_it(self) -> None:
+        huge, small = job(cores=9), job()
+        assert pick([huge, small], room=room(complete=True)) == (huge, small)
+
+    def test_a_pass_looks_at_so_many_for_which_nothing_is_large_enough(self) -> None:
+        huge = [job(cores=9) for _ in range(500)]
+        assert pick([*huge, job()], room=room()) == ()
+        other = job(BOB)
+        assert pick([*huge, other], room=room(queues=True)) == (other,)
 
     def test_the_largest_of_each_kind_together_are_no_machine(self) -> None:
         wide, deep = machine("wide", 16, 1000), machine("deep", 2, 9000)
         both = job(cores=16, memory_mb=9000)
-        choice = pick([both], room=Room(slots=9, machines=(wide, deep)))
-        assert (choice.now, choice.too_big) == ((), (both,))
+        after = job(cores=16)
+        choice = pick([both, after], room=Room(slots=9, machines=(wide, deep), queues=True))
+        assert choice == (after,)
 
     def test_what_fits_only_a_machine_that_is_away_waits_for_it(self) -> None:
         small = machine("small", 4)
         large = machine("large", 64, cores_free=0, memory_free_mb=0, ready=False)
-        choice = pick([job(cores=32), job()], room=Room(slots=9, machines=(small, large)))
-        assert (choice.now, choice.too_big) == ((), ())
+        place = Room(slots=99, machines=(small, large), queues=True)
+        waiting = [*(job(cores=32) for _ in range(9)), *(job(BOB) for _ in range(3))]
+        assert pick(waiting, slots=8, room=place) == tuple(waiting[9:])
 
     def test_free_cores_of_several_machines_do_not_add_up(self) -> None:
         two = tuple(machine(name, cores_free=2) for name in ("a", "b"))
         waiting = [job(cores=2), job(cores=4)]
-        assert pick(waiting, room=Room(slots=9, machines=two)).now == (waiting[0],)
+        assert pick(waiting, room=Room(slots=9, machines=two)) == (waiting[0],)
 
     def test_small_jobs_leave_the_emptiest_machine_to_large_ones(self) -> None:
         two = (machine("empty"), machine("nearly-full", cores_free=1))
         waiting = [job(cores=1), job(cores=8)]
-        assert pick(waiting, room=Room(slots=9, machines=two)).now == tuple(waiting)
+        assert pick(waiting, room=Room(slots=9, machines=two)) == tuple(waiting)
 
     def test_room_may_have_fewer_slots(self) -> None:
-        assert len(pick([job(), job()], room=room(slots=1)).now) == 1
+        assert len(pick([job(), job()], room=room(slots=1))) == 1
 
     def test_a_scheduler_that_queues_gets_what_fits_and_a_reserve(self) -> None:
         waiting = [job() for _ in range(9)]
-        assert len(pick(waiting, slots=2, room=room(cores=4, queues=True)).now) == 6
-        assert len(pick(waiting, slots=-3, room=room(cores=4, queues=True)).now) == 4
-        assert len(pick(waiting, slots=2, room=room(cores=4, queues=True), at_once=5).now) == 5
+        assert len(pick(waiting, slots=2, room=room(cores=4, queues=True))) == 6
+        assert len(pick(waiting, slots=-3, room=room(cores=4, queues=True))) == 4
+        assert len(pick(waiting, slots=2, room=room(cores=4, queues=True), at_once=5)) == 5
 
     def test_none_in_the_reserve_overtakes_a_larger_one_there(self) -> None:
         large, small, equal = job(cores=6), job(cores=1), job(cores=6)
         full = room(cores=0, memory_mb=0, queues=True)
-        assert pick([large, small], slots=8, room=full).now == (large,)
-        assert pick([small, large, equal], slots=8, room=full).now == (small, large, equal)
+        assert pick([large, small], slots=8, room=full) == (large,)
+        assert pick([small, large, equal], slots=8, room=full) == (small, large, equal)
         known = room(cores=0, memory_mb=0, queues=True, waiting_cores=6, waiting_memory_mb=100)
-        assert pick([small], slots=8, room=known).now == ()
+        assert pick([small], slots=8, room=known) == ()
 
     def test_a_machine_is_kept_for_what_waits_there(self) -> None:
         two = (machine("kept", cores_free=4), machine("other", cores=2, cores_free=1))
         place = Room(slots=99, machines=two, queues=True)
         large, small = job(cores=8), [job() for _ in range(4)]
-        assert pick([large, *small], slots=8, room=place).now == (large, small[0])
+        assert pick([large, *small], slots=8, room=place) == (large, small[0])
 
     def test_a_pool_without_a_ready_node_gets_nothing(self) -> None:
         away = machine(cores_free=0, memory_free_mb=0, ready=False)
         none = Room(slots=0, machines=(away,), queues=True)
-        choice = pick([job()], room=none)
-        assert (choice.now, choice.too_big) == ((), ())
+        assert pick([job()], room=none) == ()
 
     def test_per_user_counts_what_runs(self) -> None:
         ada, bob = [job(ADA) for _ in range(3)], [job(BOB) for _ in range(3)]
-        now = pick(ada + bob, members={ADA: Member(running=2)}, per_user=2).now
+        now = pick(ada + bob, members={ADA: Member(running=2)}, per_user=2)
         assert now == (bob[0], bob[1])
 
     def test_per_user_holds_across_priorities(self) -> None:
         waiting = [job(priority=60), job(priority=60), job(priority=50)]
-        assert pick(waiting, per_user=2).now == tuple(waiting[:2])
+        assert pick(waiting, per_user=2) == tuple(waiting[:2])
 
 
 _jobs = st.lists(
@@ -209,18 +218,19 @@ _jobs = st.lists(
 @given(_jobs, st.integers(-1, 10), st.none() | st.builds(room, st.integers(0, 9)))
 def test_whatever_waits(jobs: list[Waiting], slots: int, place: Room | None) -> None:
     choice = pick(jobs, slots=slots, room=place)
-    assert len(choice.now) <= max(slots, 0)
-    assert len({one.id for one in choice.now}) == len(choice.now)
-    priorities = [one.priority for one in choice.now]
+    if place is None:
+        assert len(choice) <= max(slots, 0)
+    assert len({one.id for one in choice}) == len(choice)
+    priorities = [one.priority for one in choice]
     assert priorities == sorted(priorities, reverse=True)
     for user in (ADA, BOB, EVE):
         for priority in (1, 2, 3):
-            mine = [one.id for one in choice.now if (one.user_id, one.priority) == (user, priority)]
+            mine = [one.id for one in choice if (one.user_id, one.priority) == (user, priority)]
             assert mine == sorted(mine)
     if place:
         [one] = place.machines
-        assert sum(job.cores for job in choice.now) <= one.cores_free
-        assert sum(job.memory_mb for job in choice.now) <= one.memory_free_mb
+        assert sum(job.cores for job in choice) <= one.cores_free
+        assert sum(job.memory_mb for job in choice) <= one.memory_free_mb
 
 
 class TestAhead:
@@ -231,7 +241,7 @@ class TestAhead:
 
     def test_it_is_what_would_be_picked_first(self) -> None:
         waiting = [job(ADA) for _ in range(4)] + [job(BOB) for _ in range(2)] + [job(EVE, 2)]
-        order = pick(waiting, slots=99).now
+        order = pick(waiting, slots=99)
         for position, one in enumerate(order):
             assert sum(self.before(one, waiting).values()) == position
 
@@ -249,6 +259,12 @@ class TestAhead:
         assert self.before(held, [first, last]) == {ADA: 1}
         assert self.before(held, []) == {}
 
+    def test_who_may_not_start_more_is_not_counted_as_ahead(self) -> None:
+        mine, his = job(ADA), [job(BOB, priority=60) for _ in range(9)]
+        running = {BOB: Member(running=2)}
+        found = ahead(mine, lines([mine, *his]), members=running, per_user=4, at_most=100)
+        assert found == {BOB: 2}
+
     def test_it_counts_no_further_than_asked(self) -> None:
         waiting = [job(ADA) for _ in range(9)]
         assert ahead(waiting[-1], lines(waiting), members={}, at_most=5) == {ADA: 5}
@@ -261,7 +277,7 @@ class TestMembers:
     def test_what_runs_counts_before_it_has_ended(self) -> None:
         under_way = {ADA: UnderWay(attempts=2, pending=1, cores=3, core_seconds=100.0)}
         shares = {ADA: Share(40.0, 0.0), BOB: Share(8.0, 0.0)}
-        found = members(under_way, shares, now=10.0, half_life_s=10.0)
+        found = members_of(under_way, shares, now=10.0, half_life_s=10.0)
         assert found[ADA] == Member(running=2, use=20.0 + 100.0 + 3 * 60.0)
         assert found[BOB] == Member(running=0, use=4.0)
 

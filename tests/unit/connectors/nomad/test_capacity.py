@@ -117,6 +117,7 @@ def test_a_machine_is_kept_for_what_was_handed_over_and_fits_none_now() -> None:
 def test_what_fits_no_machine_takes_no_room() -> None:
     room = measure([node()], [], [Wish("g-lab", 99, 99_000, 0.0)])
     assert free(room) == (4, 8000)
+    assert room.waiting_cores == 0
 
 
 class Clock:
