@@ -21,7 +21,7 @@ ROOM = Room(
 LAB = Group(
     id=UUID(int=1),
     name="lab",
-    token="token",  # noqa: S106 - no secret
+    token="token",
     connector="nomad",
     namespace="g-lab",
     node_pool="g-lab",
