@@ -13,16 +13,20 @@ from bridge.core.access import require_user
 from bridge.db import audit
 from bridge.db import sets as sets_db
 from bridge.db.engine import Connection, Database
-from bridge.db.sets import JobSet
+from bridge.db.sets import Chunk, JobSet
 from bridge.errors import NotFound
 from bridge.models.identity import Caller, Role
+from bridge.models.job import FINAL, JobState
 from bridge.models.job_set import SetSummary
 from bridge.points import Point
 
 # Jobs changed by one statement: some milliseconds in which nobody else writes.
 _CHUNK: Final = 5000
+# How often a cancel looks for jobs that slipped through it; each that did was handed over
+# and came back meanwhile.
+_ROUNDS: Final = 10
 
-_Change = Callable[..., int]
+_Change = Callable[..., Chunk]
 
 
 class Sets:
@@ -39,19 +43,23 @@ class Sets:
         self._wake = wake
         self._clock = clock
 
-    def find(self, caller: Caller) -> list[SetSummary]:
-        """The caller's sets; for an admin, the group's. Raises Forbidden."""
-        group, user = caller.group.id, self._only(caller)
-        return self._db.read(lambda conn: sets_db.summaries(conn, group, user))
+    def find(
+        self, caller: Caller, *, limit: int | None = None, after: str = ""
+    ) -> list[SetSummary]:
+        """The caller's sets by name, for an admin the group's; those that come ``after`` a
+        name. Raises Forbidden.
+        """
+        group, user = caller.group.id, _only(caller)
+        return self._db.read(
+            lambda conn: sets_db.summaries(conn, group, user, after=after, limit=limit)
+        )
 
     def get(self, caller: Caller, name: str) -> SetSummary:
         """One set. Raises NotFound, Forbidden."""
-        group, user = caller.group.id, self._only(caller)
-        found = self._db.read(lambda conn: sets_db.summaries(conn, group, user, name))
+        group, user = caller.group.id, _only(caller)
+        found = self._db.read(lambda conn: sets_db.summaries(conn, group, user, name=name))
         if not found:
-            raise NotFound(
-                f"There is no set {name!r} with jobs of yours.", "List yours: nomad-bridge sets."
-            )
+            raise _not_there(name)
         return found[0]
 
     def cancel(self, caller: Caller, name: str) -> int:
@@ -59,13 +67,20 @@ class Sets:
 
         Raises NotFound, Forbidden.
         """
-        now = self._clock()
-        waiting = partial(sets_db.cancel_waiting, now=now)
-        handed_over = partial(sets_db.cancel_handed_over, now=now)
-        # What was asked to stop never waits again. So the second pass finds what went back
-        # to the queue before it was asked, and the third what was claimed before the second.
-        passes = (handed_over, waiting, handed_over)
-        return sum(self._steer(caller, name, "cancel", change) for change in passes)
+        now, which = self._clock(), self._named(caller, name)
+        changes = [
+            partial(sets_db.cancel_handed_over, state=JobState.SUBMITTED, now=now),
+            partial(sets_db.cancel_handed_over, state=JobState.RUNNING, now=now),
+            # What was asked to stop never waits again. So this finds what went back to the
+            # queue before it was asked.
+            partial(sets_db.cancel_waiting, now=now),
+        ]
+        total = 0
+        for _ in range(_ROUNDS):
+            total += sum(self._change(which, change) for change in changes)
+            if not self._db.look_up(lambda conn: sets_db.any_to_cancel(conn, which)):
+                break
+        return self._note(caller, "cancel", name, total)
 
     def hold(self, caller: Caller, name: str) -> int:
         """Keep what waits from starting; how many jobs. Raises NotFound, Forbidden."""
@@ -83,37 +98,60 @@ class Sets:
         """Give the data of ended jobs up; how many. The caller deletes the buckets and
         confirms each. Raises NotFound, Forbidden.
         """
-        return self._steer(caller, name, "prune", partial(sets_db.prune, now=self._clock()))
+        now = self._clock()
+        changes = [partial(sets_db.prune, state=state, now=now) for state in sorted(FINAL)]
+        return self._steer(caller, name, "prune", *changes)
 
-    def _steer(self, caller: Caller, name: str, verb: str, change: _Change) -> int:
-        self.get(caller, name)
-        user = require_user(caller)
-        which = JobSet(caller.group.id, name, self._only(caller))
-        total = 0
+    def _steer(self, caller: Caller, name: str, verb: str, *changes: _Change) -> int:
+        which = self._named(caller, name)
+        total = sum(self._change(which, change) for change in changes)
+        return self._note(caller, verb, name, total)
+
+    def _change(self, which: JobSet, change: _Change) -> int:
+        """Make one change to all jobs that it concerns, chunk by chunk; how many."""
+        total, after = 0, sets_db.BEGIN
         while True:
-            changed = self._db.write(lambda conn: change(conn, which, limit=_CHUNK))
+            part = partial(change, which=which, after=after, limit=_CHUNK)
+            chunk = self._db.write(part)
             points.reach(Point.SET_CHUNK_COMMITTED)
-            total += changed
-            if changed < _CHUNK:
-                break
+            total += chunk.changed
+            if chunk.last is None:
+                return total
+            after = chunk.last
+
+    def _note(self, caller: Caller, verb: str, name: str, total: int) -> int:
+        """Have it in the books, and let go on what may; gives ``total`` back."""
         if total:
-            self._db.write(lambda conn: self._audit(conn, caller, user.name, verb, name, total))
+            self._db.write(lambda conn: self._audit(conn, caller, verb, name, total))
             self._wake()
         return total
 
-    def _audit(
-        self, conn: Connection, caller: Caller, actor: str, verb: str, name: str, total: int
-    ) -> None:
+    def _audit(self, conn: Connection, caller: Caller, verb: str, name: str, total: int) -> None:
         audit.record(
             conn,
             group_id=caller.group.id,
-            actor=actor,
+            actor=require_user(caller).name,
             action=f"set.{verb}",
             target=name,
             detail=f"{total} jobs",
             now=self._clock(),
         )
 
-    def _only(self, caller: Caller) -> UUID | None:
-        user = require_user(caller)
-        return None if caller.role is Role.ADMIN else user.id
+    def _named(self, caller: Caller, name: str) -> JobSet:
+        """The set, or the caller's part of it. Raises NotFound, Forbidden."""
+        which = JobSet(caller.group.id, name, _only(caller))
+        if not self._db.look_up(lambda conn: sets_db.is_there(conn, which)):
+            raise _not_there(name)
+        return which
+
+
+def _only(caller: Caller) -> UUID | None:
+    """Whose jobs a caller has in view; None for everybody's. Raises Forbidden."""
+    user = require_user(caller)
+    return None if caller.role is Role.ADMIN else user.id
+
+
+def _not_there(name: str) -> NotFound:
+    return NotFound(
+        f"There is no set {name!r} with jobs of yours.", "List yours: nomad-bridge sets."
+    )

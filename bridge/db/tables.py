@@ -122,6 +122,7 @@ jobs: Final = Table(
     Column("prune_requested_at", Double),
     Column("pruned_at", Double),
     Column("pinned_to", String(64)),  # the only node that may run it: the self-test of a node
+    Column("attempts_before", Integer),  # attempts when somebody last had it tried again
     UniqueConstraint("group_id", "bucket_id"),
 )
 # Conditions of partial indexes. A query finds such an index only if it says the same
@@ -133,6 +134,8 @@ is_selftest: Final = jobs.c.pinned_to.is_not(None)
 in_a_set: Final = jobs.c.set_name.is_not(None)
 # Lists, newest first within each state: of a group, of a user, of a set. A list of all
 # states merges six of them; so no list reads more than it shows, however rare a state is.
+# In a set many users may have jobs: with the user in the index, counting those of one
+# reads no job.
 Index("ix_jobs_state", jobs.c.group_id, jobs.c.state, jobs.c.id)
 Index("ix_jobs_user", jobs.c.group_id, jobs.c.user_id, jobs.c.state, jobs.c.id)
 Index(
@@ -141,6 +144,7 @@ Index(
     jobs.c.set_name,
     jobs.c.state,
     jobs.c.id,
+    jobs.c.user_id,
     sqlite_where=in_a_set,
     postgresql_where=in_a_set,
 )
@@ -230,6 +234,18 @@ def _archive_of(table: Table, *more: SchemaItem) -> Table:
 # Jobs that ended long ago, with their attempts: found by id and by bucket, in no list.
 jobs_archive: Final = _archive_of(jobs, UniqueConstraint("group_id", "bucket_id"))
 attempts_archive: Final = _archive_of(attempts, UniqueConstraint("job_id", "number"))
+# To give the data of a whole set up.
+keeps_data_of_a_set: Final = and_(
+    jobs_archive.c.set_name.is_not(None), jobs_archive.c.pruned_at.is_(None)
+)
+Index(
+    "ix_jobs_archive_set",
+    jobs_archive.c.group_id,
+    jobs_archive.c.set_name,
+    jobs_archive.c.id,
+    sqlite_where=keeps_data_of_a_set,
+    postgresql_where=keeps_data_of_a_set,
+)
 
 # Machines that groups let in. A name is enrolled once; enrolling again renews it.
 nodes: Final = Table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bridge import points
 from bridge.models.attempt import Cause, Observed
 from bridge.models.job import JobState
 from bridge.points import Point
@@ -150,6 +151,25 @@ class TestCancelWhileAnEndIsJudged:
         with at(Point.SET_CHUNK_COMMITTED, house.reconciler.step):
             house.sets.cancel(house.ada, "s")
         assert [house.job(one).state for one in (job, *others)] == [JobState.CANCELED] * 3
+
+    def test_a_job_that_is_away_whenever_the_cancel_of_its_set_looks(self, house: House) -> None:
+        """It waits while the handed over are asked to stop, and the other way round."""
+        job = house.submit(set="s")
+
+        def come_back() -> None:
+            house.scheduler.show(Observed.ENDED, cause=Cause.WITHDRAWN)
+            house.reconciler.step()
+            assert house.job(job).state is JobState.RECEIVED
+
+        moves = iter([lambda: None, house.feeder.step, come_back])
+
+        def hook(here: Point) -> None:
+            if here is Point.SET_CHUNK_COMMITTED and (move := next(moves, None)):
+                move()
+
+        with points.install(hook):
+            assert house.sets.cancel(house.ada, "s") == 1
+        assert house.job(job).state is JobState.CANCELED
 
     def test_on_a_node_out_of_touch_is_final_with_the_node(self, house: House) -> None:
         job = running(house)

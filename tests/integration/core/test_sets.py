@@ -9,6 +9,7 @@ import pytest
 from bridge.core import sets as core_sets
 from bridge.errors import Conflict, NotFound
 from bridge.models.attempt import Cause, Observed
+from bridge.models.ids import made_at
 from bridge.models.job import JobState
 from tests.integration.core.conftest import House
 
@@ -31,6 +32,28 @@ class TestSets:
         assert summary.jobs == {JobState.RECEIVED: 2, JobState.SUBMITTED: 8}
         assert summary.first_at <= summary.last_at
         assert [one.name for one in house.sets.find(house.ada)] == ["scan"]
+
+    def test_are_listed_by_name_in_pages_as_one_user_sees_them(self, house: House) -> None:
+        bob = house.add_user("bob")
+        for name in ("c", "a", "d", "b"):
+            house.submit(set=name)
+        house.submit(bob, set="a")
+        house.submit(bob, set="bb")
+        page = house.sets.find(house.ada, limit=3)
+        assert [(one.name, one.jobs) for one in page] == [
+            (name, {JobState.RECEIVED: 1}) for name in "abc"
+        ]
+        assert [one.name for one in house.sets.find(house.ada, limit=3, after="c")] == ["d"]
+        assert [one.name for one in house.sets.find(house.root)] == ["a", "b", "bb", "c", "d"]
+        assert house.sets.get(house.root, "a").jobs == {JobState.RECEIVED: 2}
+
+    def test_know_their_first_and_last_job(self, house: House) -> None:
+        first = house.submit(set="scan")
+        house.step()
+        fill(house, 3, hold=True)
+        last = house.submit(set="scan", hold=True)
+        summary = house.sets.get(house.ada, "scan")
+        assert (summary.first_at, summary.last_at) == (made_at(first.id), made_at(last.id))
 
     def test_cancel_reaches_every_job(self, house: House) -> None:
         fill(house, 10)

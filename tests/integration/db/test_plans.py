@@ -17,9 +17,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import event, text
 
-from bridge.db import attempts, jobs, queue, selftests, statements
+from bridge.db import attempts, jobs, queue, selftests, sets, statements
 from bridge.db.engine import Connection
 from bridge.db.jobs import JobFilter
+from bridge.db.sets import JobSet
 from bridge.models.job import JobState
 from tests.integration.db.conftest import NOW, Lab, new_job, waiting
 
@@ -111,6 +112,17 @@ CASES: dict[str, tuple[Statement, str]] = {
     "find user": (find(user="ada"), "ix_jobs_user"),
     "find user state": (find(user="ada", state=JobState.FAILED), "ix_jobs_user"),
     "find set": (find(set="s"), "ix_jobs_set"),
+    "sets": (lambda conn, lab: sets.summaries(conn, lab.group.id, limit=10), "ix_jobs_set"),
+    "sets of a user": (
+        lambda conn, lab: sets.summaries(conn, lab.group.id, lab.ada.id, limit=10),
+        "ix_jobs_set",
+    ),
+    "hold a set": (
+        lambda conn, lab: sets.set_hold(
+            conn, JobSet(lab.group.id, "few", lab.ada.id), hold=True, after=sets.BEGIN, limit=10
+        ),
+        "ix_jobs_set",
+    ),
     "get_many": (lambda conn, lab: jobs.get_many(conn, [uuid4()]), "jobs"),
     "move": (
         lambda conn, lab: jobs.move(conn, uuid4(), frm={JobState.RECEIVED}, to=JobState.SUBMITTED),
