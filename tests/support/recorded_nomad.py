@@ -64,6 +64,7 @@ class Shown:
     def allocs(self) -> list[dict[str, Any]]:
         """As in a listing of allocations."""
         own = {"ID": f"alloc-{self.index}", "JobID": self._native_id, "CreateIndex": self.index}
+        own |= {"NodeID": _HOLDS["NodeID"]}
         return [alloc | own for alloc in _load(self.recording)["allocs"]]
 
     @property
@@ -96,7 +97,11 @@ class RecordedNomad(FakeNomad):
             ("POST", "/v1/jobs"): self._register,
             ("GET", "/v1/jobs"): self._list,
             ("GET", "/v1/allocations"): self._page,
+            ("GET", "/v1/evaluations"): self._blocked,
             ("GET", "/v1/nodes"): _nodes,
+            ("GET", f"/v1/node/{_HOLDS['NodeID']}"): Answer(
+                200, {"ID": _HOLDS["NodeID"], "ModifyIndex": 1, "Status": "ready"}
+            ),
         }
 
     def respond(self, request: Request) -> Answer:
@@ -119,11 +124,20 @@ class RecordedNomad(FakeNomad):
         return Answer(200, {"EvalID": "e"})
 
     def _list(self, request: Request) -> Answer:
-        """With the prefix and the only filter that is used."""
-        assert request.query["filter"] == 'Status != "dead"'
+        """With the prefix and the only filters that are used."""
+        wanted = {
+            'Status != "dead"': ("pending", "running"),
+            'Status == "pending"': ("pending",),
+        }[request.query["filter"]]
         prefix = request.query["prefix"]
         jobs = [shown.job for name, shown in self.jobs.items() if name.startswith(prefix)]
-        return Answer(200, [job for job in jobs if job["Status"] != "dead"])
+        return Answer(200, [job for job in jobs if job["Status"] in wanted])
+
+    def _blocked(self, request: Request) -> Answer:
+        """With the only filter that is used."""
+        assert request.query["filter"] == 'Status == "blocked"'
+        found = [one for shown in self.jobs.values() for one in shown.evaluations]
+        return Answer(200, [one for one in found if one["Status"] == "blocked"])
 
     def _page(self, request: Request) -> Answer:
         """Newest first; with ``resources`` the live ones and what they hold."""

@@ -9,6 +9,7 @@ stale ones.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +21,8 @@ from urllib.parse import quote, urlsplit
 import msgspec
 import requests
 from nomad import api
-from requests.adapters import HTTPAdapter
 
-from bridge.connectors.nomad import faults, paging
+from bridge.connectors.nomad import faults, paging, transport
 from bridge.connectors.nomad.jobspec import JsonObject
 from bridge.connectors.nomad.wire import (
     Alloc,
@@ -43,6 +43,7 @@ T = TypeVar("T")
 _CONNECT_TIMEOUT_S: Final = 3.05
 # An allocation in one of these holds nothing on its node any more.
 _RELEASED: Final = ("complete", "failed", "lost")
+_LIVE: Final = " and ".join(f'ClientStatus != "{one}"' for one in _RELEASED)
 _JOB_GONE: Final = "job not found"
 NODE_GONE: Final = "node not found"
 _JOB_EXISTS: Final = "job already exists"
@@ -105,6 +106,10 @@ class NomadClient:
             yield
         finally:
             del self._local.deadline
+
+    def seconds_left(self) -> float:
+        """Of the block of ``within`` that this thread is in; without one there is no end."""
+        return max(getattr(self._local, "deadline", math.inf) - time.monotonic(), 0.0)
 
     def parse(self, file: str, hcl: str, namespace: str) -> JsonObject:
         """A job file as JSON. Raises ConnectorUnavailable also for a faulty file."""
@@ -177,26 +182,33 @@ class NomadClient:
             needs="purge-job" if purge else "deregister-job",
         )
 
-    def recent_allocations(self, namespace: str, page_size: int) -> Iterator[list[Alloc]]:
+    def recent_allocations(
+        self, namespace: str, page_size: int, *, live: bool = False
+    ) -> Iterator[list[Alloc]]:
         """Pages of a namespace's allocations with their tasks, newest first."""
         params = {"namespace": namespace, "reverse": "true", "per_page": str(page_size)}
+        params |= {"filter": _LIVE} if live else {}
         return self._pages("allocations", params, list[Alloc], needs="read-job")
 
-    def live_jobs(self, namespace: str, prefix: str, page_size: int) -> Iterator[list[Job]]:
+    def live_jobs(
+        self, namespace: str, prefix: str, page_size: int, where: str = 'Status != "dead"'
+    ) -> Iterator[list[Job]]:
         """Pages of a namespace's jobs whose ids begin with ``prefix`` and that are not dead."""
-        params = {
-            "namespace": namespace,
-            "prefix": prefix,
-            "filter": 'Status != "dead"',
-            "per_page": str(page_size),
-        }
+        params = {"namespace": namespace, "prefix": prefix, "per_page": str(page_size)}
+        params["filter"] = where
         return self._pages("jobs", params, list[Job], needs="list-jobs")
+
+    def blocked_evaluations(self, namespace: str, page_size: int) -> Iterator[list[Evaluation]]:
+        """Pages of what says why jobs of a namespace are not placed."""
+        params = {"namespace": namespace, "per_page": str(page_size)}
+        params["filter"] = 'Status == "blocked"'
+        return self._pages("evaluations", params, list[Evaluation], needs="read-job")
 
     def live_allocations(self, namespace: str, page_size: int) -> Iterator[list[Held]]:
         """Pages of a namespace's allocations that hold, or will hold, room on a node."""
         params = {
             "namespace": namespace,
-            "filter": " and ".join(f'ClientStatus != "{one}"' for one in _RELEASED),
+            "filter": _LIVE,
             "resources": "true",
             "task_states": "false",
             "per_page": str(page_size),
@@ -354,15 +366,10 @@ class NomadClient:
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
-            session = requests.Session()
-            session.trust_env = False
-            session.verify = self._verify
-            session.cert = self._cert or None
-            session.headers["User-Agent"] = "nomad-bridge"
-            if self._connection.token:
-                session.headers["X-Nomad-Token"] = self._connection.token
-            adapter = HTTPAdapter(pool_connections=1, pool_maxsize=1, max_retries=0)
-            session.mount(self._connection.address, adapter)
+            session = transport.session(
+                token=self._connection.token, verify=self._verify, cert=self._cert or None
+            )
+            session.mount(self._connection.address, transport.Adapter(self._limit_s))
             self._local.session = session
         return session
 
@@ -378,13 +385,15 @@ class NomadClient:
         return str(connection.client_cert), str(connection.client_key)
 
     def _timeout(self) -> tuple[float, float]:
-        limit = self._connection.request_timeout_s
-        left = getattr(self._local, "deadline", time.monotonic() + limit) - time.monotonic()
+        left = self._limit_s()
         if left <= 0:
             raise ConnectorUnavailable(
                 "Nomad answers too slowly", "Look at the load of the Nomad servers."
             )
-        return min(_CONNECT_TIMEOUT_S, left), min(limit, left)
+        return min(_CONNECT_TIMEOUT_S, left), left
+
+    def _limit_s(self) -> float:
+        return min(self._connection.request_timeout_s, self.seconds_left())
 
 
 def _quoted(job_id: str) -> str:

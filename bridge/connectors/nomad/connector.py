@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -18,21 +17,15 @@ from bridge.connectors.nomad.health import findings
 from bridge.connectors.nomad.jobspec import JsonObject, Settings, render
 from bridge.connectors.nomad.keeper import NodeKeeper, second
 from bridge.connectors.nomad.links import Links
+from bridge.connectors.nomad.looking import OVER, Lookout
 from bridge.connectors.nomad.nodes import NodeRoom
-from bridge.connectors.nomad.observe import observe, placed
 from bridge.connectors.nomad.template import load
-from bridge.connectors.nomad.wire import Alloc
 from bridge.errors import ConfigError, ConnectorUnavailable
 from bridge.models.attempt import AttemptSpec, Handle, Observation, Observed
 from bridge.models.node import Admission, EnrolRequest, NodeView
 
 _log = log.get(__name__)
 
-_OVER: Final = frozenset({Observed.ENDED, Observed.GONE})
-_FEW: Final = 8  # up to so many handles of a namespace are read one by one
-_SMALLEST_PAGE: Final = 50
-_LARGEST_PAGE: Final = 500
-_PAGES_PER_POLL: Final = 2
 # A call of the contract may need many requests; all of them share this time. The
 # first submits may wait as long again for the one that has the template parsed.
 _CALL_S: Final = 30.0
@@ -56,9 +49,9 @@ class NomadConnector:
     ) -> None:
         self.name = name
         self._client = NomadClient(connection)
-        self._prefix = prefix
         self._settings = settings or Settings(region=connection.region)
         self._capacity = Capacity(self._client, stage_protocol=self._settings.stage_protocol)
+        self._lookout = Lookout(self._client, prefix)
         self._events = Events(self._client, prefix, pace)
         self._job_file = job_file or resources.path("nomad-jobs/job.nomad.hcl")
         self._hcl = _read(self._job_file)
@@ -81,17 +74,10 @@ class NomadConnector:
         _log.info("action=register native_id=%s", spec.handle.native_id)
 
     def poll(self, handles: Iterable[Handle]) -> Mapping[Handle, Observation]:
-        """Look at attempts: few of a namespace one by one, many by a listing of what
-        was placed lately. What the listing lacks is read directly, so that GONE is
-        always the answer to one question about one job.
-
-        Raises ConnectorUnavailable.
-        """
-        seen: dict[Handle, Observation] = {}
+        """Look at attempts; see ``Lookout.at``. Raises ConnectorUnavailable."""
         with self._client.within(_CALL_S):
-            for namespace, wanted in _by_namespace(handles).items():
-                seen |= self._look_at(namespace, wanted)
-        self._capacity.ended([h.native_id for h, look in seen.items() if look.state in _OVER])
+            seen = self._lookout.at(handles)
+        self._capacity.ended([h.native_id for h, look in seen.items() if look.state in OVER])
         self._capacity.still_waiting(
             h.native_id
             for h, look in seen.items()
@@ -109,6 +95,7 @@ class NomadConnector:
 
     def forget(self, handle: Handle) -> None:
         """Purge the job. Raises ConnectorUnavailable."""
+        self._lookout.forget(handle)
         with self._client.within(_CALL_S):
             self._client.deregister(handle.native_id, handle.namespace, purge=True)
 
@@ -119,13 +106,8 @@ class NomadConnector:
 
         Raises ConnectorUnavailable.
         """
-        seen: dict[Handle, Observation] = {}
         with self._client.within(_CALL_S):
-            for namespace in sorted(set(namespaces)):
-                pages = self._client.live_jobs(namespace, self._prefix, _LARGEST_PAGE)
-                ours = {job.id: Handle(job.id, namespace) for page in pages for job in page}
-                seen |= self._look_at(namespace, ours)
-        return {handle: look for handle, look in seen.items() if look.state not in _OVER}
+            return self._lookout.living(namespaces)
 
     def check(self) -> Health:
         """Whether Nomad can be used, in words. Raises nothing."""
@@ -208,35 +190,6 @@ class NomadConnector:
             else:
                 yield Finding("job file", True, str(self._job_file))
 
-    def _look_at(self, namespace: str, wanted: Mapping[str, Handle]) -> dict[Handle, Observation]:
-        listed = self._listed(namespace, wanted) if len(wanted) > _FEW else {}
-        return {
-            handle: self._look(handle, listed.get(native_id))
-            for native_id, handle in wanted.items()
-        }
-
-    def _look(self, handle: Handle, listed: list[Alloc] | None) -> Observation:
-        native_id, namespace = handle.native_id, handle.namespace
-        allocs = listed or self._client.allocations(native_id, namespace)
-        if placed(allocs):
-            return observe(None, allocs)
-        job = self._client.job(native_id, namespace)
-        evaluations = self._client.evaluations(native_id, namespace) if job else []
-        return observe(job, allocs, evaluations)
-
-    def _listed(self, namespace: str, wanted: Mapping[str, Handle]) -> dict[str, list[Alloc]]:
-        """Allocations of the wanted jobs, from the newest pages of the namespace."""
-        found: dict[str, list[Alloc]] = {}
-        size = min(max(2 * len(wanted), _SMALLEST_PAGE), _LARGEST_PAGE)
-        pages = self._client.recent_allocations(namespace, size)
-        for page in islice(pages, _PAGES_PER_POLL):
-            for alloc in page:
-                if alloc.job_id in wanted:
-                    found.setdefault(alloc.job_id, []).append(alloc)
-            if len(found) == len(wanted):
-                break
-        return found
-
     def _parsed(self, namespace: str) -> JsonObject:
         """The job template, parsed by Nomad once. Raises ConnectorUnavailable."""
         with self._template_lock:
@@ -253,10 +206,3 @@ def _read(job_file: Path) -> str:
             f"nomad.job_file {job_file} cannot be read: {error}",
             "Correct the path, or leave it empty for the shipped file.",
         ) from error
-
-
-def _by_namespace(handles: Iterable[Handle]) -> dict[str, dict[str, Handle]]:
-    grouped: dict[str, dict[str, Handle]] = {}
-    for handle in handles:
-        grouped.setdefault(handle.namespace, {})[handle.native_id] = handle
-    return grouped

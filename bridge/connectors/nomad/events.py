@@ -80,7 +80,7 @@ class Events:
         namespaces: Callable[[], Iterable[str]],
         changed: Changed,
     ) -> None:
-        """Start streams of new namespaces, end those of gone ones."""
+        """Start streams of new namespaces, and dead ones again; end those of gone ones."""
         try:
             wanted = sorted(set(namespaces()))
         except BridgeError as error:
@@ -96,7 +96,7 @@ class Events:
         wanted = wanted[:_MOST_STREAMS]
         _end([streams.pop(name) for name in streams.keys() - set(wanted)])
         for name in wanted:
-            if name not in streams:
+            if name not in streams or not streams[name].is_alive():
                 streams[name] = _Stream(self._client, name, self._prefix, changed, self._pace)
                 streams[name].start()
 
@@ -130,7 +130,7 @@ class _Stream(threading.Thread):
         """Connect, read, and after a growing delay again, until ``stop``."""
         failures = 0
         while not self._stopped.is_set():
-            least = self._follow()
+            least = self._follow_or_say_why()
             settled = time.monotonic() - self._opened_at >= self._pace.settled_s
             failures = 1 if self._reader.accepted and settled else failures + 1
             self._stopped.wait(max(self._delay(failures), least))
@@ -155,6 +155,13 @@ class _Stream(threading.Thread):
         if body is not None:
             with contextlib.suppress(*_BROKEN):
                 body.shutdown()
+
+    def _follow_or_say_why(self) -> float:
+        try:
+            return self._follow()
+        except Exception:  # noqa: BLE001 (whatever is wrong, jobs shall be heard of again)
+            _log.exception("action=watch namespace=%s fault", self._namespace)
+            return self._pace.longest_delay_s
 
     def _follow(self) -> float:
         """One connection; returns the least delay before the next, in seconds."""

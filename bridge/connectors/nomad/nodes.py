@@ -100,7 +100,7 @@ class NodeRoom:
 
     def _in_full(self, stub: Node) -> FullNode:
         known = self._full.get(stub.id)
-        if known is not None and known.modify_index >= stub.modify_index:
+        if known is not None and known.modify_index == stub.modify_index:
             return known
         # Forgotten by Nomad since it was listed: the next listing will not have it.
         return self._client.node(stub.id) or _GONE

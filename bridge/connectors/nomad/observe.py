@@ -32,22 +32,33 @@ def placed(allocs: Sequence[Alloc]) -> bool:
     return alloc is not None and not _to_be_replaced(Run.of(alloc))
 
 
+def in_question(allocs: Sequence[Alloc]) -> str | None:
+    """The id of a node of which must be known whether it is there, to tell how things are."""
+    alloc = newest(allocs)
+    return (alloc.node_id or None) if alloc and Run.of(alloc).stays_as_shown else None
+
+
 def observe(
-    job: Job | None, allocs: Sequence[Alloc], evaluations: Sequence[Evaluation] = ()
+    job: Job | None,
+    allocs: Sequence[Alloc],
+    evaluations: Sequence[Evaluation] = (),
+    *,
+    node_away: bool = False,
 ) -> Observation:
     """What is known of a job. ``job`` is None when Nomad says there is none; job
-    and evaluations are looked at only where ``placed`` is false.
+    and evaluations are looked at only where ``placed`` is false. ``node_away``: the node
+    ``in_question`` is down, out of touch or forgotten.
     """
     alloc = newest(allocs)
     if alloc is None or _to_be_replaced(Run.of(alloc)):
         return _waiting(job, evaluations)
     run = Run.of(alloc)
-    if alloc.client_status == "unknown":
+    if alloc.client_status == "unknown" or node_away:
         return Observation(
             state=Observed.UNKNOWN,
             reason=f"Machine {run.node} is out of touch" if run.node else None,
             node=run.node,
-            started_at=run.main.started_at,
+            started_at=run.started_at,
         )
     if run.is_over:
         return judge(run)
@@ -82,7 +93,7 @@ def _under_way(run: Run) -> Observation:
         state=Observed.RUNNING,
         phase=Phase.UPLOADING if run.main.dead else Phase.EXECUTING,
         node=run.node,
-        started_at=run.main.started_at,
+        started_at=run.started_at,
     )
 
 

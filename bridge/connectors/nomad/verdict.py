@@ -51,7 +51,7 @@ def judge(run: Run) -> Observation:
         reason=reason,
         exit_code=None if restarted else run.main.exit_code,
         node=run.node,
-        started_at=run.main.started_at,
+        started_at=run.started_at,
         ended_at=run.ended_at,
     )
 

@@ -124,10 +124,31 @@ class Run(Struct, frozen=True):
         return self.alloc.desired_status != "run"
 
     @property
+    def stays_as_shown(self) -> bool:
+        """Whether Nomad would show it like this for good, should its node go away now. What
+        it calls failed or complete, or has stopped, it never makes ``unknown``.
+        """
+        settled = self.stopped or self.alloc.client_status in ("failed", "complete")
+        return settled and not self.is_over
+
+    @property
+    def started_at(self) -> float | None:
+        """When main started, Unix seconds, as ``ended_at``: by the node's clock, and if that
+        is slow, set right by the server's, which knows when it was placed.
+        """
+        return self._set_right(self.main.started_at)
+
+    @property
     def ended_at(self) -> float | None:
-        """When the last task ended, Unix seconds."""
+        """When the last task ended."""
         ends = (self.stage_out.finished_at, self.main.finished_at)
-        return next((end for end in ends if end is not None), None)
+        return self._set_right(next((end for end in ends if end is not None), None))
+
+    def _set_right(self, at: float | None) -> float | None:
+        first = self.stage_in.started_at
+        if at is None or first is None:
+            return at
+        return at + max(self.alloc.create_time / 1e9 - first, 0.0)
 
 
 def _seconds(text: str | None) -> float | None:

@@ -41,7 +41,9 @@ class Alloc(Struct, frozen=True, rename="pascal"):
     desired_status: str
     client_description: str = ""
     desired_description: str = ""
+    node_id: str = field(name="NodeID", default="")
     node_name: str = ""
+    create_time: int = 0  # by the server's clock, Unix nanoseconds
     task_states: dict[str, TaskState] | None = None
 
 
@@ -138,8 +140,15 @@ class Evaluation(Struct, frozen=True, rename="pascal"):
     id: str = field(name="ID")
     create_index: int
     status: str
+    job_id: str = field(name="JobID", default="")
     status_description: str = ""
     failed_groups: dict[str, Metric] | None = field(name="FailedTGAllocs", default=None)
+
+
+class Summary(Struct, frozen=True, rename="pascal"):
+    """How many allocations of each task group are in which state."""
+
+    summary: dict[str, dict[str, int]] | None = None
 
 
 class Job(Struct, frozen=True, rename="pascal"):
@@ -148,6 +157,14 @@ class Job(Struct, frozen=True, rename="pascal"):
     id: str = field(name="ID")
     status: str = "pending"
     stop: bool = False
+    job_summary: Summary | None = None  # in listings only
+
+    @property
+    def never_placed(self) -> bool:
+        """Whether a listing tells that no node has ever had it."""
+        groups = (self.job_summary.summary if self.job_summary else None) or {}
+        counts = {state: n for group in groups.values() for state, n in group.items() if n}
+        return bool(groups) and self.status == "pending" and counts.keys() <= {"Queued"}
 
 
 class Validation(Struct, frozen=True, rename="pascal"):

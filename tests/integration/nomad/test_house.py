@@ -79,6 +79,28 @@ def test_a_node_away_for_a_short_while_goes_on(open_house: MakeHouse, nomad: Nom
     assert (given.results / "ran.txt").read_text() == "ran\n"
 
 
+@pytest.mark.parametrize("script", ["echo half >half.txt; exit 3", UNTIL_STOP])
+def test_a_node_that_dies_while_it_uploads_for_an_ended_run_is_lost(
+    open_house: MakeHouse, nomad: NomadCluster, script: str
+) -> None:
+    """Nomad leaves what it calls failed or stopped as it was, also when the node is down."""
+    house = open_house(queue__node_lost_after_s=1.0, queue__retries=0)
+    given = house.submit(script, "out")
+    if script is UNTIL_STOP:
+        house.running(given)
+        house.bridge.jobs.cancel(house.ada, given.job.id)
+    house.until(given, JobState.RUNNING, phase=Phase.UPLOADING)
+    nomad.kill_client()
+    try:
+        seen = house.end(given)
+    finally:
+        nomad.start_client()
+    if script is UNTIL_STOP:
+        assert (seen.state, seen.node) == (JobState.CANCELED, NODE), seen
+    else:
+        assert (seen.state, seen.cause, seen.node) == (JobState.FAILED, Cause.NODE_LOST, NODE), seen
+
+
 def test_the_ghost_of_a_lost_node_uploads_nothing(
     real_house: MakeHouse, real_stage: RealStage, nomad: NomadCluster
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from functools import partial
 
 import pytest
 
@@ -224,6 +225,29 @@ def test_too_big_says_what_is_short(trial: MakeTrial) -> None:
     assert one.look().state is Observed.PENDING
     one.connector.cancel(one.handle)
     assert one.end().cause is Cause.CANCELED
+
+
+def _reason(one: Trial) -> str | None:
+    return one.look().reason
+
+
+def test_many_that_wait_say_the_same_as_one(
+    trial: MakeTrial, connector: NomadConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [trial("true", memory_mb=9_000_000) for _ in range(12)]
+    for one in many:
+        connector.submit(one.spec)
+    for one in many:
+        eventually(partial(_reason, one), timeout=10)
+    alone = many[0].look()
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(connector._client, "job", lambda *job: asked.append(job))
+    seen = connector.poll([one.handle for one in many])
+    swept = connector.sweep([POOL])
+    assert [seen[one.handle] for one in many] == [alone] * 12
+    assert alone.reason is not None and "not enough memory" in alone.reason
+    assert not asked
+    assert {swept[one.handle].state for one in many} == {Observed.PENDING}
 
 
 def test_a_group_without_enrolled_nodes_waits(trial: MakeTrial) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -143,6 +147,49 @@ def test_a_listing_that_breaks_off_is_no_listing(client: NomadClient, nomad: Fak
     nomad.routes["GET", "/v1/allocations"] = page
     with pytest.raises(ConnectorUnavailable, match="No cluster leader"):
         list(client.recent_allocations("g-lab", 1))
+
+
+def test_an_answer_in_drops_is_given_up() -> None:
+    """Each drop comes in time; all of them would take as long as the server likes."""
+    ended = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n[")
+            while not ended.wait(0.05):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=[listener])
+        thread.start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        client = NomadClient(Connection(address=address, request_timeout_s=0.4))
+        began = time.monotonic()
+        try:
+            with pytest.raises(ConnectorUnavailable, match="did not answer in time"):
+                client.allocations("j", "g-lab")
+            assert time.monotonic() - began < 2
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_a_compressed_answer_is_read_whole(client: NomadClient, nomad: FakeNomad) -> None:
+    listing = [alloc(f"a{number}") for number in range(5000)]
+    body = gzip.compress(json.dumps(listing).encode())
+    nomad.routes["GET", "/v1/allocations"] = Answer(200, body, {"Content-Encoding": "gzip"})
+    for _ in range(2):  # on the same connection
+        (page,) = client.recent_allocations("g-lab", 5000)
+        assert [one.id for one in page] == [one["ID"] for one in listing]
+
+
+def test_an_answer_that_breaks_off_is_no_answer(client: NomadClient, nomad: FakeNomad) -> None:
+    cut = gzip.compress(json.dumps([alloc("a")]).encode())[:-20]
+    nomad.routes["GET", "/v1/allocations"] = Answer(200, cut, {"Content-Encoding": "gzip"})
+    with pytest.raises(ConnectorUnavailable):
+        list(client.recent_allocations("g-lab", 10))
 
 
 def test_a_server_that_hangs_is_given_up(connection: Connection, nomad: FakeNomad) -> None:

@@ -125,12 +125,7 @@ def test_sweep_asks_for_what_lives_and_bears_the_prefix(
     alive, over = handles(2)
     jobs = [{"ID": one.native_id, "Status": "running", "Stop": False} for one in (alive, over)]
     nomad.routes["GET", "/v1/jobs"] = Answer(200, jobs)
-    nomad.routes["GET", f"/v1/job/{alive.native_id}/allocations"] = Answer(200, [])
-    nomad.routes["GET", f"/v1/job/{alive.native_id}"] = Answer(200, jobs[0])
-    nomad.routes["GET", f"/v1/job/{alive.native_id}/evaluations"] = Answer(200, [])
-    nomad.routes["GET", f"/v1/job/{over.native_id}/allocations"] = Answer(
-        200, [ended(over.native_id)]
-    )
+    nomad.routes["GET", "/v1/allocations"] = Answer(200, [ended(over.native_id)])
     assert set(connector.sweep(["g-lab", "g-lab"])) == {alive}
     listing = nomad.requests[0]
     assert listing.query["prefix"] == PREFIX

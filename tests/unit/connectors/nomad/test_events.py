@@ -6,10 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from bridge.connectors.base import Watch
+from bridge.connectors.nomad import events
 from bridge.connectors.nomad.client import Connection, NomadClient
 from bridge.connectors.nomad.connector import NomadConnector
 from bridge.connectors.nomad.event_lines import FROM_NOW
@@ -55,9 +57,9 @@ class Watcher:
         eventually(lambda: self.told[: len(wanted)] == list(wanted), timeout=5)
 
     def _run(self) -> None:
-        events = Events(self.client, "bridge-x-", self.pace)
+        every = Events(self.client, "bridge-x-", self.pace)
         # Asked by name each time: a test may replace it.
-        events.follow(lambda: [*self.namespaces()], self.told.append, self._stopped)
+        every.follow(lambda: [*self.namespaces()], self.told.append, self._stopped)
 
 
 @pytest.fixture
@@ -88,6 +90,43 @@ def test_what_changes_is_told(watcher: Watcher, stream: FakeEvents) -> None:
     watcher.until(None, "bridge-x-1", "bridge-x-2")
     (asked,) = stream.asked
     assert asked["namespace"] == "g-lab" and asked["index"] == str(FROM_NOW)
+
+
+def test_a_fault_that_nobody_thought_of_ends_no_stream(
+    watcher: Watcher,
+    stream: FakeEvents,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream.say(Send(BEAT + line(5, "bridge-x-1")))
+    open_stream = watcher.client.events
+    faults = [RuntimeError("nobody thought of this")]
+
+    def opened(*args: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return open_stream(*args)
+
+    monkeypatch.setattr(watcher.client, "events", opened)
+    watcher.start()
+    watcher.until(None, "bridge-x-1")
+    assert "nobody thought of this" in caplog.text
+
+
+def test_a_stream_that_died_is_started_again(
+    watcher: Watcher, stream: FakeEvents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream.say(Send(BEAT + line(5, "bridge-x-1")))
+    deaths = [True]
+    run = events._Stream.run
+
+    def once_dead(stream: events._Stream) -> None:
+        if not (deaths and deaths.pop()):
+            run(stream)
+
+    monkeypatch.setattr(events._Stream, "run", once_dead)
+    watcher.start()
+    watcher.until(None, "bridge-x-1")
 
 
 def test_a_cut_stream_is_resumed_without_a_gap(watcher: Watcher, stream: FakeEvents) -> None:

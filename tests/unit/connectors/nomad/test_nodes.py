@@ -116,6 +116,19 @@ def test_a_node_is_read_in_full_only_when_it_has_changed(
     assert next(one.query["namespace"] for one in nomad.requests if "alloc" in one.path) == "*"
 
 
+def test_a_node_is_read_again_when_nomads_state_went_back(
+    connector: NomadConnector, nomad: FakeNomad
+) -> None:
+    """Restored from a snapshot, it counts from there once more."""
+    listing(nomad, stub("n1"))
+    connector.nodes()
+    listing(nomad, stub("n1", ModifyIndex=4))
+    nomad.routes["GET", "/v1/node/n1"] = Answer(
+        200, full(ModifyIndex=4, Meta=META | {"bridge_generation": "gen6"})
+    )
+    assert [node.generation for node in connector.nodes()] == ["gen6"]
+
+
 def test_listings_come_in_pages(connector: NomadConnector, nomad: FakeNomad) -> None:
     listing(nomad, stub("n1"), stub("n2"))
 

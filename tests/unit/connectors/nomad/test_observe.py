@@ -110,6 +110,17 @@ def test_executing() -> None:
     assert seen.started_at == 1795260862.0
 
 
+@pytest.mark.parametrize(
+    ("placed_at", "started_at"), [(1795260862 + 700, 1795260862.0 + 700), (1795260861, 1795260862)]
+)
+def test_a_slow_clock_of_a_node_is_set_right(placed_at: int, started_at: float) -> None:
+    """Nothing starts before the server has placed it."""
+    seen = look(OK, RUNNING, PENDING, CreateTime=placed_at * 10**9)
+    assert seen.started_at == started_at
+    over = look(OK, OK, OK, CreateTime=placed_at * 10**9)
+    assert (over.started_at, over.ended_at) == (started_at, started_at)
+
+
 @pytest.mark.parametrize("stage_out", [PENDING, RUNNING])
 def test_failed_allocation_that_still_uploads(stage_out: Any) -> None:
     seen = look(OK, ran(3), stage_out, ClientStatus="failed", ClientDescription="Failed tasks")
