@@ -56,6 +56,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float | None = None
     missing_since: float | None = None
     unknown_since: float | None = None
+    stop_cause: Cause | None = None  # the wish that stands
+    stop_requested_at: float | None = None
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -77,6 +79,9 @@ _WORDS: Final = {
     Cause.INTERNAL: "an internal fault",
 }
 
+# Ends after which the results are in the bucket, as far as there are any.
+_UPLOADED: Final = frozenset({Cause.CANCELED, Cause.EXIT, Cause.OOM, Cause.TIMEOUT})
+
 
 def decide(
     job: Job, attempt: Attempt, seen: Observation, *, now: float, policy: Policy
@@ -95,15 +100,36 @@ def decide(
 
 def _ended(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Policy) -> End:
     state, cause, reason = _outcome(job, attempt, seen, policy)
+    started_at, ended_at = _span(attempt, seen, now)
     return End(
         job=state,
         cause=cause,
         reason=reason,
         exit_code=seen.exit_code,
         node=seen.node or attempt.node,
-        started_at=seen.started_at or attempt.started_at,
-        ended_at=seen.ended_at or now,
+        started_at=started_at,
+        ended_at=ended_at,
     )
+
+
+def _started_at(attempt: Attempt, seen: Observation, now: float) -> float | None:
+    """By our clock, as good as we know it: deadlines are kept by it, and the clock of a node
+    may be wrong. What was stored at the first look stays.
+    """
+    if attempt.started_at is not None or seen.started_at is None:
+        return attempt.started_at
+    return min(max(seen.started_at, attempt.claimed_at), now)
+
+
+def _span(attempt: Attempt, seen: Observation, now: float) -> tuple[float | None, float]:
+    """Start and end. How long it ran is known by one clock, whatever that shows."""
+    started_at = _started_at(attempt, seen, now)
+    if seen.started_at is None or seen.ended_at is None:
+        return started_at, min(max(seen.ended_at or now, started_at or attempt.claimed_at), now)
+    longest_s = max(now - attempt.claimed_at, 0.0)
+    ran_s = min(max(seen.ended_at - seen.started_at, 0.0), longest_s)
+    ended_at = min(max(seen.ended_at, attempt.claimed_at + ran_s), now)
+    return ended_at - ran_s, ended_at
 
 
 def _outcome(
@@ -113,9 +139,9 @@ def _outcome(
         return JobState.COMPLETED, None, None
     if job.cancel_requested_at is not None:
         return JobState.CANCELED, Cause.CANCELED, None
+    if attempt.stop_cause is Cause.TIMEOUT:
+        return JobState.FAILED, Cause.TIMEOUT, _timed_out(job, seen)
     stopped = seen.cause in (Cause.CANCELED, Cause.EXIT)
-    if stopped and attempt.stop_cause is Cause.TIMEOUT:
-        return JobState.FAILED, Cause.TIMEOUT, _time_limit(job)
     if seen.cause is Cause.CANCELED and attempt.stop_cause is Cause.NODE_LOST:
         # We gave it up with its node, and the end reached us before that was stored.
         return JobState.FAILED, Cause.NODE_LOST, _WORDS[Cause.NODE_LOST]
@@ -141,22 +167,33 @@ def _time_limit(job: Job) -> str:
     return f"time limit of {job.time_limit_s} s reached"
 
 
-def _asked_to_stop(job: Job, attempt: Attempt, lost: Cause, reason: str, now: float) -> End:
-    """End an attempt of which nothing more will be heard."""
-    state, cause, words = JobState.FAILED, lost, reason
+def _timed_out(job: Job, seen: Observation) -> str:
+    """Its time is over whatever else came: another attempt would only use it up again."""
+    if seen.cause in _UPLOADED:
+        return _time_limit(job)
+    why = seen.reason or _words(seen.cause or Cause.INTERNAL, seen.exit_code)
+    return f"{_time_limit(job)}; its results were not uploaded: {why}"
+
+
+def _asked_to_stop(
+    job: Job, attempt: Attempt, lost: Cause, reason: str, *, node: str | None, last: float
+) -> End:
+    """End an attempt of which nothing more will be heard; ``last`` is when there last was."""
+    state, cause = JobState.FAILED, lost
+    words: str | None = reason
     if job.cancel_requested_at is not None:
-        return End(job=JobState.CANCELED, cause=Cause.CANCELED, reason=None, ended_at=now)
-    if attempt.stop_cause is Cause.TIMEOUT:
+        state, cause, words = JobState.CANCELED, Cause.CANCELED, None
+    elif attempt.stop_cause is Cause.TIMEOUT:
         cause, words = Cause.TIMEOUT, _time_limit(job)
-    if attempt.stop_cause is Cause.WITHDRAWN:
+    elif attempt.stop_cause is Cause.WITHDRAWN:
         state, cause = JobState.RECEIVED, Cause.WITHDRAWN
     return End(
         job=state,
         cause=cause,
         reason=words,
-        node=attempt.node,
+        node=node,
         started_at=attempt.started_at,
-        ended_at=now,
+        ended_at=max(last, attempt.started_at or last),
     )
 
 
@@ -166,18 +203,17 @@ def _gone(job: Job, attempt: Attempt, now: float, policy: Policy) -> Decision:
         # call may still be on its way; wait until it cannot be any more.
         if now < (attempt.claim_expires_at or now) + policy.call_deadline_s:
             return Decision()
-        return Decision(
-            end=_vanished(job, attempt, "never reached the scheduler", now=now, policy=policy)
-        )
+        words = "never reached the scheduler"
+        return Decision(end=_vanished(job, attempt, words, last=now, policy=policy))
     since = attempt.missing_since or now
     if now - since >= policy.gone_grace_s:
         words = "the scheduler no longer knows the job"
-        return Decision(end=_vanished(job, attempt, words, now=now, policy=policy))
+        return Decision(end=_vanished(job, attempt, words, last=since, policy=policy))
     return Decision(progress=_same(job, attempt, missing_since=since))
 
 
-def _vanished(job: Job, attempt: Attempt, words: str, *, now: float, policy: Policy) -> End:
-    end = _asked_to_stop(job, attempt, Cause.INTERNAL, words, now)
+def _vanished(job: Job, attempt: Attempt, words: str, *, last: float, policy: Policy) -> End:
+    end = _asked_to_stop(job, attempt, Cause.INTERNAL, words, node=attempt.node, last=last)
     if end.job is JobState.CANCELED or attempt.claimed_at >= (policy.restored_at or 0.0):
         return end
     # It may have ended well since the backup was made, so it must not run again.
@@ -187,12 +223,19 @@ def _vanished(job: Job, attempt: Attempt, words: str, *, now: float, policy: Pol
 
 def _unknown(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Policy) -> Decision:
     since = attempt.unknown_since or now
+    if seen.node is None and seen.reason is not None:
+        # The scheduler itself has lost it: no fault of the node, wherever it ran.
+        lost, node, reason = Cause.INTERNAL, None, seen.reason
+    else:
+        lost, node = Cause.NODE_LOST, seen.node or attempt.node
+        reason = seen.reason or f"node {node or '?'} is out of touch"
     if now - since >= policy.node_lost_after_s:
-        words = f"node {seen.node or attempt.node or '?'} out of touch for {now - since:.0f} s"
-        end = _asked_to_stop(job, attempt, Cause.NODE_LOST, words, now)
+        words = reason if node is None else f"node {node} out of touch for {now - since:.0f} s"
+        end = _asked_to_stop(job, attempt, lost, words, node=node, last=since)
         return Decision(end=end, stop=end.cause)
-    reason = seen.reason or f"node {seen.node or attempt.node or '?'} is out of touch"
     progress = _same(job, attempt, unknown_since=since, reason=reason)
+    if _comes_too_late(job, attempt, progress):
+        return Decision(progress=_without_wish(progress))
     return Decision(progress=progress, stop=_wanted_stop(job, attempt, now, policy))
 
 
@@ -213,12 +256,14 @@ def _same(
         started_at=attempt.started_at,
         missing_since=missing_since,
         unknown_since=unknown_since,
+        stop_cause=attempt.stop_cause,
+        stop_requested_at=attempt.stop_requested_at,
     )
 
 
 def _alive(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Policy) -> Decision:
     running = seen.state is Observed.RUNNING or attempt.state is AttemptState.RUNNING
-    started_at = seen.started_at or attempt.started_at
+    started_at = _started_at(attempt, seen, now)
     progress = Progress(
         attempt=AttemptState.RUNNING if running else AttemptState.SUBMITTED,
         job=JobState.RUNNING if running else JobState.SUBMITTED,
@@ -226,7 +271,11 @@ def _alive(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Po
         reason=seen.reason,
         node=seen.node or attempt.node,
         started_at=started_at,
+        stop_cause=attempt.stop_cause,
+        stop_requested_at=attempt.stop_requested_at,
     )
+    if _comes_too_late(job, attempt, progress):
+        return Decision(progress=_without_wish(progress))
     stop = _wanted_stop(job, attempt, now, policy)
     overdue = (
         seen.state is Observed.RUNNING
@@ -237,6 +286,17 @@ def _alive(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Po
     if stop is None and attempt.stop_cause is None and overdue:
         stop = Cause.TIMEOUT
     return Decision(progress=progress, stop=stop)
+
+
+def _comes_too_late(job: Job, attempt: Attempt, seen: Progress) -> bool:
+    """Whether a withdrawal meets what has a machine by now: that runs to its end."""
+    withdrawn = attempt.stop_cause is Cause.WITHDRAWN and attempt.stop_sent_at is None
+    placed = seen.attempt is AttemptState.RUNNING or seen.node is not None
+    return withdrawn and placed and job.cancel_requested_at is None
+
+
+def _without_wish(progress: Progress) -> Progress:
+    return msgspec.structs.replace(progress, stop_cause=None, stop_requested_at=None)
 
 
 def _wanted_stop(job: Job, attempt: Attempt, now: float, policy: Policy) -> Cause | None:

@@ -144,6 +144,8 @@ def news_of(one: AttemptOfJob, seen: Progress) -> News:
         "started_at": seen.started_at,
         "missing_since": seen.missing_since,
         "unknown_since": seen.unknown_since,
+        "stop_cause": seen.stop_cause,
+        "stop_requested_at": seen.stop_requested_at,
     }
     job = {
         "state": seen.job,

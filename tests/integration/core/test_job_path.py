@@ -155,6 +155,7 @@ class TestRun:
     def test_each_attempt_is_charged_once(self, house: House) -> None:
         house.submit(cores=4)
         house.step()
+        house.pass_time(10)
         house.scheduler.show(
             Observed.ENDED, started_at=house.clock.now - 10, ended_at=house.clock.now
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import msgspec
@@ -132,6 +132,22 @@ class TestEnded:
         assert (end.job, end.cause) == (JobState.FAILED, Cause.TIMEOUT)
         assert end.reason == "time limit of 100 s reached"
 
+    @pytest.mark.parametrize("cause", [c for c in Cause if c is not Cause.TIMEOUT])
+    def test_after_its_time_only_success_is_no_timeout(self, cause: Cause) -> None:
+        """A second attempt would only use up the whole time once more."""
+        one = attempt(stop_cause=Cause.TIMEOUT, stop_requested_at=NOW - 5)
+        end = end_of(look(one, ended(cause)))
+        assert (end.job, end.cause) == (JobState.FAILED, Cause.TIMEOUT)
+        assert end_of(look(one, ended(None, exit_code=0))).job is JobState.COMPLETED
+
+    def test_results_that_were_not_uploaded_after_the_time_limit_are_said(self) -> None:
+        one = attempt(stop_cause=Cause.TIMEOUT, stop_requested_at=NOW - 5)
+        seen = ended(Cause.STORAGE, reason="The storage refuses the keys")
+        assert end_of(look(one, seen)).reason == (
+            "time limit of 100 s reached; its results were not uploaded: "
+            "The storage refuses the keys"
+        )
+
     def test_stopped_by_somebody_else_is_not_called_canceled(self) -> None:
         end = end_of(look(attempt(), ended(Cause.CANCELED)))
         assert end.job is JobState.FAILED
@@ -145,6 +161,35 @@ class TestEnded:
         assert end.job is JobState.CANCELED
 
 
+class TestClocks:
+    """The clock of a node may be wrong; how long something took it knows all the same."""
+
+    @pytest.mark.parametrize(
+        ("shown", "stored"), [(8_290.0, 9_000.0), (9_990.0, 9_990.0), (10_690.0, NOW)]
+    )
+    def test_a_start_lies_between_claim_and_now(self, shown: float, stored: float) -> None:
+        seen = Observation(state=Observed.RUNNING, started_at=shown)
+        decision = look(attempt(claimed_at=9_000.0), seen)
+        assert decision.progress is not None and decision.progress.started_at == stored
+
+    def test_a_node_behind_does_not_use_up_the_time_limit(self) -> None:
+        one = attempt(claimed_at=NOW - 5)
+        behind = Observation(state=Observed.RUNNING, started_at=NOW - 700)
+        assert look(one, behind).stop is None
+        stored = attempt(claimed_at=NOW - 105, started_at=NOW - 101, state=AttemptState.RUNNING)
+        ahead = Observation(state=Observed.RUNNING, started_at=NOW + 600)
+        assert look(stored, ahead).stop is Cause.TIMEOUT
+
+    @pytest.mark.parametrize("skew", [-700.0, 0.0, 700.0])
+    def test_what_is_charged_is_how_long_it_ran(self, skew: float) -> None:
+        one = attempt(claimed_at=NOW - 100, started_at=NOW - 55)
+        seen = ended(None, started_at=NOW - 60 + skew, ended_at=NOW - 10 + skew)
+        end = end_of(look(one, seen))
+        assert end.started_at is not None
+        assert end.ended_at - end.started_at == pytest.approx(50)
+        assert NOW - 100 <= end.started_at <= end.ended_at <= NOW
+
+
 class TestGone:
     GONE = Observation(state=Observed.GONE)
 
@@ -156,6 +201,12 @@ class TestGone:
     def test_after_the_grace_it_failed_and_is_never_a_success(self) -> None:
         end = end_of(look(attempt(missing_since=NOW - 31), self.GONE))
         assert (end.job, end.cause) == (JobState.FAILED, Cause.INTERNAL)
+
+    def test_what_it_used_until_it_was_last_known_is_told(self) -> None:
+        one = attempt(started_at=NOW - 500, missing_since=NOW - 31)
+        for of in (job(), job(cancel_requested_at=1.0)):
+            end = end_of(look(one, self.GONE, of))
+            assert (end.node, end.started_at, end.ended_at) == ("n1", NOW - 500, NOW - 31)
 
     def test_a_claim_somebody_canceled_waits_for_its_call(self) -> None:
         one = attempt(
@@ -185,6 +236,21 @@ class TestUnknown:
     def test_cancel_on_an_absent_node_becomes_final_too(self) -> None:
         one = attempt(unknown_since=NOW - 600, stop_cause=Cause.CANCELED)
         assert end_of(look(one, self.AWAY, job(cancel_requested_at=1.0))).job is JobState.CANCELED
+
+    def test_time_out_of_touch_is_not_charged_and_what_was_before_is(self) -> None:
+        one = attempt(started_at=NOW - 1000, unknown_since=NOW - 600)
+        for of in (job(), job(cancel_requested_at=1.0)):
+            end = end_of(look(one, self.AWAY, of))
+            assert (end.node, end.started_at, end.ended_at) == ("n1", NOW - 1000, NOW - 600)
+
+    def test_results_that_the_scheduler_dropped_are_no_fault_of_the_node(self) -> None:
+        dropped = Observation(state=Observed.UNKNOWN, reason="Nomad has dropped how it ended")
+        first = look(attempt(), dropped)
+        assert first.progress is not None
+        assert first.progress.reason == "Nomad has dropped how it ended"
+        end = end_of(look(attempt(unknown_since=NOW - 600), dropped))
+        assert (end.cause, end.node) == (Cause.INTERNAL, None)
+        assert end.reason == "Nomad has dropped how it ended"
 
     def test_a_node_that_comes_back_clears_the_clock(self) -> None:
         decision = look(attempt(unknown_since=NOW - 300), Observation(state=Observed.RUNNING))
@@ -224,6 +290,47 @@ class TestAlive:
     def test_cancel_is_passed_on(self) -> None:
         one = attempt(stop_cause=Cause.CANCELED, stop_requested_at=NOW - 1)
         assert look(one, self.running(NOW - 5), job(cancel_requested_at=1.0)).stop is Cause.CANCELED
+
+
+class TestWithdrawn:
+    WANTED: ClassVar[dict[str, Any]] = {
+        "stop_cause": Cause.WITHDRAWN,
+        "stop_requested_at": NOW - 1,
+    }
+
+    def test_what_waits_is_taken_back(self) -> None:
+        waits = attempt(node=None, **self.WANTED)
+        decision = look(waits, Observation(state=Observed.PENDING))
+        assert decision.stop is Cause.WITHDRAWN
+        assert decision.progress is not None
+        assert decision.progress.stop_cause is Cause.WITHDRAWN
+
+    @pytest.mark.parametrize(
+        "seen",
+        [
+            Observation(state=Observed.PENDING, node="n1"),
+            Observation(state=Observed.RUNNING, node="n1"),
+        ],
+    )
+    def test_what_has_a_machine_by_now_runs_to_its_end(self, seen: Observation) -> None:
+        decision = look(attempt(node=None, **self.WANTED), seen)
+        assert decision.stop is None and decision.progress is not None
+        assert decision.progress.stop_cause is None
+        assert decision.progress.stop_requested_at is None
+
+    def test_what_was_told_to_stop_is_stopped(self) -> None:
+        wanted = self.WANTED | {"stop_requested_at": NOW - 50, "stop_sent_at": NOW - 40}
+        told = attempt(node=None, **wanted)
+        decision = look(told, Observation(state=Observed.RUNNING, node="n1"))
+        assert decision.stop is Cause.WITHDRAWN
+
+    def test_what_was_canceled_too_is_stopped(self) -> None:
+        decision = look(
+            attempt(node=None, **self.WANTED),
+            Observation(state=Observed.RUNNING, node="n1"),
+            job(cancel_requested_at=1.0),
+        )
+        assert decision.stop is not None
 
 
 _times = st.none() | st.floats(min_value=0, max_value=NOW)
