@@ -25,13 +25,14 @@ from bridge.core.enrolment import Enrolment
 from bridge.core.feeder import Feeder, Pace
 from bridge.core.groups import Groups
 from bridge.core.images import Images
-from bridge.core.jobs import Jobs, Quota
+from bridge.core.jobs import Jobs
 from bridge.core.leader import Fenced, Leader
 from bridge.core.node_watch import NodeWatch
 from bridge.core.nodes import Nodes
 from bridge.core.outlook import Limits, Outlook
 from bridge.core.pages import Pages
 from bridge.core.queue import Reserve
+from bridge.core.quota import Quota
 from bridge.core.reconcile import Reconciler
 from bridge.core.retry import Rules
 from bridge.core.selftest import Selftests
@@ -124,7 +125,7 @@ def build(config: Config) -> Bridge:
         connectors=connectors,
         access=access,
         jobs=_jobs(config, db, connectors, wake),
-        sets=Sets(db, wake=wake.set),
+        sets=Sets(db, quota=_quota(config), wake=wake.set),
         groups=Groups(db, overlap_s=config.nodes.overlap_s),
         usage=Usage(db),
         feeder=feeder,
@@ -151,10 +152,15 @@ def _jobs(
     return Jobs(
         db,
         outlook=Outlook(db, connectors, limits=under_way, half_life_s=config.queue.half_life_s),
-        quota=Quota(per_user=limits.queued_per_user, per_group=limits.queued_per_group),
+        quota=_quota(config),
         images=Images(config.images.registries),
         wake=wake.set,
     )
+
+
+def _quota(config: Config) -> Quota:
+    limits = config.limits
+    return Quota(per_user=limits.queued_per_user, per_group=limits.queued_per_group)
 
 
 def _pace(config: Config) -> Pace:

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from operator import eq
 from uuid import UUID
-
-import msgspec
 
 from bridge import points
 from bridge.core.access import require_user
 from bridge.core.images import Images
 from bridge.core.outlook import Outlook
-from bridge.db import attempts, audit, intake, selftests
+from bridge.core.quota import Gate, Quota
+from bridge.db import attempts, audit, intake
 from bridge.db import jobs as jobs_db
 from bridge.db.engine import Connection, Database
-from bridge.errors import Conflict, NotFound, NotReady, Refused, TooMany
+from bridge.errors import Conflict, NotFound, NotReady, Refused
 from bridge.models.attempt import Attempt, Cause
 from bridge.models.explanation import Explanation
-from bridge.models.identity import Caller, Role, User
-from bridge.models.ids import new_id
+from bridge.models.identity import Caller, Role
+from bridge.models.ids import new_id, new_ids
 from bridge.models.job import FINAL, Job, JobState, NewJob, as_received
 from bridge.points import Point
-
-
-class Quota(msgspec.Struct, frozen=True):
-    """How many jobs may wait or run; 0 is any number."""
-
-    per_user: int = 0
-    per_group: int = 0
 
 
 class Jobs:
@@ -46,7 +39,7 @@ class Jobs:
     ) -> None:
         self._db = db
         self._outlook = outlook
-        self._quota = quota
+        self._gate = Gate(db, quota)
         self._images = images
         self._wake = wake
         self._clock = clock
@@ -91,15 +84,17 @@ class Jobs:
         if not good:
             return [item for item in items if isinstance(item, Refused)]
 
-        def write(conn: Connection) -> list[UUID | intake.Clash]:
-            self._check_quota(conn, caller.group.id, user, good)
+        own = ids or new_ids(len(good))
+
+        def insert(conn: Connection) -> tuple[list[UUID | intake.Clash], dict[UUID, int]]:
             stored = intake.insert_many(
-                conn, group_id=caller.group.id, user_id=user.id, jobs=good, now=now, ids=ids
+                conn, group_id=caller.group.id, user_id=user.id, jobs=good, now=now, ids=own
             )
             points.reach(Point.SUBMIT_BEFORE_COMMIT)
-            return stored
+            # What is handed in again, because its answer was lost, counts once.
+            return stored, {user.id: sum(map(eq, stored, own))}
 
-        stored = self._db.write(write)
+        stored = self._gate.write(caller.group.id, {user.id: user.name}, insert)
         points.reach(Point.SUBMIT_COMMITTED)
         if not all(job.hold for job in good):
             self._wake()
@@ -214,19 +209,20 @@ class Jobs:
     def retry(self, caller: Caller, job_id: UUID) -> Job:
         """Try a failed or canceled job again, as if new.
 
-        Raises NotFound, Forbidden, Conflict (not ended so, or its data was given up).
+        Raises NotFound, Forbidden, Conflict (not ended so, or its data was given up),
+        TooMany (its owner's quota).
         """
         job = self.get(caller, job_id)
         now = self._clock()
 
-        def write(conn: Connection) -> bool:
+        def write(conn: Connection) -> tuple[bool, dict[UUID, int]]:
             again = jobs_db.again(conn, job.id)
             if again:
                 self._audit(conn, caller, "job.retry", job, now)
             points.reach(Point.RETRY_BEFORE_COMMIT)
-            return again
+            return again, {job.user_id: int(again)}
 
-        done = self._db.write(write)
+        done = self._gate.write(caller.group.id, {job.user_id: job.user}, write)
         points.reach(Point.RETRY_COMMITTED)
         if not done:
             pruned = " and its data was given up" if job.prune_requested_at else ""
@@ -251,28 +247,6 @@ class Jobs:
         if isinstance(item, Refused):
             return item
         return self._images.refusal(item.image) or item
-
-    def _check_quota(
-        self, conn: Connection, group_id: UUID, user: User, new: Sequence[NewJob]
-    ) -> None:
-        for most, user_id, whose in (
-            (self._quota.per_user, user.id, user.name),
-            (self._quota.per_group, None, "the group"),
-        ):
-            hidden = selftests.count_live(conn, group_id) if most and user_id is None else 0
-            live = jobs_db.count_live(conn, group_id, user_id, most + hidden) if most else 0
-            live -= hidden
-            if live + len(new) <= most or not most:
-                continue
-            # What is handed in again, because its answer was lost, counts once.
-            more = len(new) - intake.count_stored(conn, group_id, [job.bucket_id for job in new])
-            if more and live + more > most:
-                raise TooMany(
-                    f"{more} more jobs would be over the limit of {most} that {whose} may have "
-                    "waiting or running.",
-                    "Hand in the rest when some have ended.",
-                    retry_after=60,
-                )
 
     def _audit(self, conn: Connection, caller: Caller, action: str, job: Job, now: float) -> None:
         user = require_user(caller)

@@ -32,7 +32,7 @@ class Rules(msgspec.Struct, frozen=True):
 
 def follow_up(job: Job, end: End, *, now: float, rules: Rules) -> End:
     """``end`` as it is, or with ``job`` RECEIVED and what changes for the next attempt."""
-    if job.attempt >= rules.attempts_at_most:
+    if job.attempt - job.attempts_before >= rules.attempts_at_most:
         return _give_up(job, end)
     final = end.job is not JobState.FAILED or job.cancel_requested_at is not None
     if final or job.pinned_to is not None:  # a self-test shall show what is wrong
@@ -64,5 +64,6 @@ def _again(end: End, *, reason: str, **changes: object) -> End:
 def _give_up(job: Job, end: End) -> End:
     if end.job is not JobState.RECEIVED:
         return end
-    reason = f"gave up after {job.attempt} attempts: {end.reason or end.cause}"
+    count = job.attempt - job.attempts_before
+    reason = f"gave up after {count} attempts: {end.reason or end.cause}"
     return msgspec.structs.replace(end, job=JobState.FAILED, reason=reason)

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from bridge import points
 from bridge.core.access import require_user
+from bridge.core.quota import Gate, Quota
 from bridge.db import audit
 from bridge.db import sets as sets_db
 from bridge.db.engine import Connection, Database
@@ -27,6 +28,7 @@ _CHUNK: Final = 5000
 _ROUNDS: Final = 10
 
 _Change = Callable[..., Chunk]
+_Write = Callable[[Callable[[Connection], Chunk]], Chunk]
 
 
 class Sets:
@@ -36,10 +38,12 @@ class Sets:
         self,
         db: Database,
         *,
+        quota: Quota = Quota(),  # noqa: B008 (frozen)
         wake: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._db = db
+        self._gate = Gate(db, quota)
         self._wake = wake
         self._clock = clock
 
@@ -91,8 +95,33 @@ class Sets:
         return self._steer(caller, name, "release", partial(sets_db.set_hold, hold=False))
 
     def retry(self, caller: Caller, name: str) -> int:
-        """Try failed jobs again; how many. Raises NotFound, Forbidden."""
-        return self._steer(caller, name, "retry", sets_db.retry_failed)
+        """Try failed jobs again; how many.
+
+        Raises NotFound, Forbidden, TooMany when all of them would be over a quota: then
+        none is, unless others were handed in meanwhile.
+        """
+        group, which = caller.group.id, self._named(caller, name)
+        failed = self._db.read(lambda conn: sets_db.failed_by_user(conn, which))
+        self._gate.foresee(group, failed)
+        total = 0
+        for user, (known_as, _) in failed.items():
+            theirs = JobSet(group, name, user)
+            total += self._change(
+                theirs,
+                sets_db.retry_failed,
+                # Each chunk passes the gate by itself.
+                partial(self._let_in, group, user, known_as),
+            )
+        return self._note(caller, "retry", name, total)
+
+    def _let_in(
+        self, group: UUID, user: UUID, name: str, part: Callable[[Connection], Chunk]
+    ) -> Chunk:
+        def grow(conn: Connection) -> tuple[Chunk, dict[UUID, int]]:
+            chunk = part(conn)
+            return chunk, {user: chunk.changed}
+
+        return self._gate.write(group, {user: name}, grow)
 
     def prune(self, caller: Caller, name: str) -> int:
         """Give the data of ended jobs up; how many. The caller deletes the buckets and
@@ -107,12 +136,12 @@ class Sets:
         total = sum(self._change(which, change) for change in changes)
         return self._note(caller, verb, name, total)
 
-    def _change(self, which: JobSet, change: _Change) -> int:
+    def _change(self, which: JobSet, change: _Change, write: _Write | None = None) -> int:
         """Make one change to all jobs that it concerns, chunk by chunk; how many."""
-        total, after = 0, sets_db.BEGIN
+        total, after, write = 0, sets_db.BEGIN, write or self._db.write
         while True:
             part = partial(change, which=which, after=after, limit=_CHUNK)
-            chunk = self._db.write(part)
+            chunk = write(part)
             points.reach(Point.SET_CHUNK_COMMITTED)
             total += chunk.changed
             if chunk.last is None:

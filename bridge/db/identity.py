@@ -142,11 +142,13 @@ def list_groups(conn: Connection) -> list[Group]:
 
 
 def lock_group(conn: Connection, group_id: UUID) -> None:
-    """Until this transaction ends, other calls for the same group wait.
+    """Until this transaction ends, other calls for the same group wait; what refers to the
+    group, a new job for example, does not.
 
     SQLite needs no lock: it has a single writer.
     """
-    conn.execute(select(groups.c.id).where(groups.c.id == group_id.bytes).with_for_update())
+    query = select(groups.c.id).where(groups.c.id == group_id.bytes)
+    conn.execute(query.with_for_update(key_share=True))
 
 
 def set_compute_secret(

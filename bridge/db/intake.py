@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, delete, select
 
 from bridge.db import archive
 from bridge.db.statements import Insertion
@@ -115,12 +115,3 @@ def _resolve(
     return [
         UUID(bytes=job) if user == user_id.bytes else Clash(bucket) for bucket, job, user in owners
     ]
-
-
-def count_stored(conn: Connection, group_id: UUID, bucket_ids: Collection[UUID]) -> int:
-    """How many of these buckets are jobs of the group already."""
-    stored = select(func.count()).where(
-        table.c.group_id == group_id.bytes,
-        table.c.bucket_id.in_([bucket.bytes for bucket in bucket_ids]),
-    )
-    return int(conn.execute(stored).scalar_one())

@@ -9,14 +9,14 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, bindparam, func, select, union_all, update
+from sqlalchemy import Connection, bindparam, select, union_all, update
 from sqlalchemy.sql import Select, Update
 
 from bridge.db import archive
 from bridge.db.statements import Prepared, among, listed
 from bridge.db.tables import jobs as table
 from bridge.db.tables import jobs_archive, users
-from bridge.models.job import FINAL, LIVE, MOVES, Job, JobState, Phase
+from bridge.models.job import FINAL, MOVES, Job, JobState, Phase
 
 _JOB: Final = (
     table.c.id,
@@ -51,6 +51,7 @@ _JOB: Final = (
     table.c.prune_requested_at,
     table.c.pruned_at,
     table.c.pinned_to,
+    table.c.attempts_before,
 )
 _JOBS: Final = select(*_JOB).join_from(table, users, table.c.user_id == users.c.id)
 _BY_ID: Final = Prepared(_JOBS.where(table.c.id == bindparam("id")))
@@ -67,7 +68,8 @@ _STILL_WAIT: Final = Prepared(
         table.c.state == JobState.RECEIVED.value,
         ~table.c.hold,
         table.c.cancel_requested_at.is_(None),
-    ).with_for_update(of=table)
+        # Whoever holds one, a process that is paused perhaps, keeps nobody else's waiting.
+    ).with_for_update(of=table, skip_locked=True)
 )
 _SUBMIT: Final = Prepared(
     update(table)
@@ -121,7 +123,12 @@ def get(conn: Connection, job_id: UUID, group_id: UUID | None = None) -> Job | N
     """One job, also an archived one; None when unknown or, if a group is given, not of it."""
     # The group is compared here: as a condition it would tempt a planner without
     # statistics to read the whole group.
-    row = _BY_ID.first(conn, id=job_id.bytes) or _IN_ARCHIVE.first(conn, id=job_id.bytes)
+    row = (
+        _BY_ID.first(conn, id=job_id.bytes)
+        or _IN_ARCHIVE.first(conn, id=job_id.bytes)
+        # It may have come back from there between the two.
+        or _BY_ID.first(conn, id=job_id.bytes)
+    )
     job = None if row is None else _job(row)
     return job if job is None or group_id in (None, job.group_id) else None
 
@@ -226,7 +233,10 @@ def touch(
 
 
 def take(conn: Connection, job_ids: Sequence[UUID]) -> list[Job]:
-    """Move jobs that wait to submitted, with one attempt more each; returns them, in order."""
+    """Move jobs that wait to submitted, with one attempt more each; returns them, in order.
+
+    One that somebody else is changing is left out, too: it may be taken the next time.
+    """
     waiting: dict[UUID, Job] = {}
     for start in range(0, len(job_ids), _AT_ONCE):
         some = [job_id.bytes for job_id in job_ids[start : start + _AT_ONCE]]
@@ -252,7 +262,7 @@ def _submitted(job: Job) -> Job:
     )
 
 
-# What another try of an ended job starts with.
+# What another try of an ended job starts with: what a new one has, and its runs so far.
 AGAIN: Final[dict[str, object]] = {
     "state": JobState.RECEIVED.value,
     "phase": None,
@@ -265,6 +275,8 @@ AGAIN: Final[dict[str, object]] = {
     "cancel_requested_at": None,
     "retries": 0,
     "not_before": None,
+    "hold": False,
+    "attempts_before": table.c.attempt,
 }
 
 
@@ -277,17 +289,6 @@ def again(conn: Connection, job_id: UUID) -> bool:
         table.c.prune_requested_at.is_(None),
     )
     return _change_one(conn, job_id, statement.values(AGAIN), may_be_archived=True)
-
-
-def count_live(conn: Connection, group_id: UUID, user_id: UUID | None, at_most: int) -> int:
-    """Jobs of a group, or of one user, that have not ended; counted up to ``at_most``."""
-    live = select(table.c.id).where(
-        table.c.group_id == group_id.bytes, table.c.state.in_(sorted(s.value for s in LIVE))
-    )
-    if user_id is not None:
-        live = live.where(table.c.user_id == user_id.bytes)
-    some = live.limit(at_most).subquery()
-    return int(conn.execute(select(func.count()).select_from(some)).scalar_one())
 
 
 def _compare_and_set(
@@ -309,8 +310,10 @@ def _change_one(
 ) -> bool:
     if conn.execute(statement).rowcount == 1:
         return True
-    back = may_be_archived and archive.bring_back(conn, job_id)
-    return back and conn.execute(statement).rowcount == 1
+    if not may_be_archived:
+        return False
+    archive.bring_back(conn, job_id)  # or somebody else does
+    return conn.execute(statement).rowcount == 1
 
 
 def _plain(value: object) -> object:
@@ -361,4 +364,5 @@ def _job(row: Sequence[Any]) -> Job:
         prune_requested_at=row[29],
         pruned_at=row[30],
         pinned_to=row[31],
+        attempts_before=row[32] or 0,
     )

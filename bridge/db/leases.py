@@ -61,6 +61,8 @@ def renew(conn: Connection, held: Held) -> bool:
     nobody took; False when it was lost.
     """
     _let_go_when_paused(conn, held.lasts_s)
+    # The end is reckoned when nobody keeps us from storing it any more: holds() may for long.
+    conn.execute(select(leases.c.fence).where(*_ours(held)).with_for_update())
     return _set_end(conn, held, _now(conn) + held.lasts_s)
 
 

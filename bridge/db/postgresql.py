@@ -11,6 +11,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, exc
 
 from bridge import turns
 from bridge.db.faults import can_retry, unsure
+from bridge.db.statements import run
 from bridge.errors import ConfigError
 
 T = TypeVar("T")
@@ -18,6 +19,9 @@ T = TypeVar("T")
 CONNECTIONS: Final = 16
 POOL_TIMEOUT_S: Final = 30.0
 STATEMENT_TIMEOUT_MS: Final = 30_000
+# How long others wait for what a transaction locks whose process is paused. Reads, upgrades
+# and backups lock nothing that anybody waits for so soon, and may take longer.
+WRITING_IDLE_TIMEOUT_MS: Final = 5_000
 CONNECT_TIMEOUT_S: Final = 5
 TRIES: Final = 5  # of a transaction that is undone because of another one
 
@@ -70,6 +74,7 @@ class Postgresql:
         with self.migrating.connect() as conn:
             # Said, because what the driver runs by itself begins nothing here.
             transaction = conn.begin()
+            run(conn, f"SET LOCAL idle_in_transaction_session_timeout = {WRITING_IDLE_TIMEOUT_MS}")
             result = fn(conn)
             try:
                 transaction.commit()

@@ -68,6 +68,7 @@ groups: Final = Table(
     Column("previous_generation", String(64)),  # of nodes that still take jobs until then
     Column("previous_until", Double),
     Column("requires_limits", Boolean, nullable=False, server_default=false()),
+    Column("live_at_most", Integer),  # of its jobs; see db/quotas.py
     Column("connector", String(64), nullable=False),
     Column("namespace", String(128), nullable=False),
     Column("node_pool", String(128), nullable=False),
@@ -85,6 +86,7 @@ users: Final = Table(
     Column("created_at", Double, nullable=False),
     Column("revoked_at", Double),
     Column("last_used_at", Double),
+    Column("live_at_most", Integer),
     UniqueConstraint("group_id", "name"),
 )
 

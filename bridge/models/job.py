@@ -100,6 +100,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase | None = None
     reason: str | None = None
     attempt: int = 0  # how many attempts were started
+    attempts_before: int = 0  # how many of them before somebody last had it tried again
     retries: int = 0  # how many of them made up for a fault that was not the job's
     not_before: float | None = None  # when it waits for another attempt
     created_at: float

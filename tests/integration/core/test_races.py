@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from bridge.core.jobs import Quota
+from bridge.core.quota import Gate, Quota
 from bridge.errors import Conflict, Forbidden, Refused
 from bridge.models.attempt import AttemptState, Cause, Observed
 from bridge.models.identity import Caller
@@ -267,7 +267,7 @@ class TestSameBucketTwice:
         assert len(house.jobs.find(house.ada)) == 3
 
     def test_again_with_no_room_left_for_more(self, house: House) -> None:
-        house.jobs._quota = Quota(per_user=3)
+        house.jobs._gate = Gate(house.db, Quota(per_user=3))
         buckets = [uuid4() for _ in range(3)]
         with killed_at(Point.SUBMIT_COMMITTED):
             self.submit(house, house.ada, buckets)

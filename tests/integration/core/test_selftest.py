@@ -7,8 +7,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from bridge.core.jobs import Jobs, Quota
+from bridge.core.jobs import Jobs
 from bridge.core.outlook import Outlook
+from bridge.core.quota import Quota
 from bridge.core.usage import Usage
 from bridge.db import jobs as jobs_db
 from bridge.db import selftests

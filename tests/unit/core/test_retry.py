@@ -56,6 +56,12 @@ class TestRetry:
         assert "gave up after 3 attempts" in (withdrawn.reason or "")
         assert after(Cause.WITHDRAWN, JobState.RECEIVED, attempt=2).job is JobState.RECEIVED
 
+    def test_attempts_before_somebody_wanted_another_do_not_count(self) -> None:
+        assert after(Cause.NODE_LOST, attempt=5, attempts_before=3).job is JobState.RECEIVED
+        assert after(Cause.NODE_LOST, attempt=6, attempts_before=3).job is JobState.FAILED
+        withdrawn = after(Cause.WITHDRAWN, JobState.RECEIVED, attempt=6, attempts_before=3)
+        assert "gave up after 3 attempts" in (withdrawn.reason or "")
+
 
 class TestOutOfMemory:
     def test_more_memory_if_the_submitter_allows(self) -> None:

@@ -1,4 +1,4 @@
-"""Sets of many users, sets in the archive, and where a retry begins to count.
+"""Sets of many users, sets in the archive, where a retry begins to count, bounds for quotas.
 
 Rewrites one index of ``jobs`` and adds one to the archive: a second or two each at a
 million jobs in sets.
@@ -16,6 +16,8 @@ down_revision = "0006"
 def upgrade() -> None:
     for table in ("jobs", "jobs_archive"):
         op.add_column(table, sa.Column("attempts_before", sa.Integer()))
+    for table in ("groups", "users"):
+        op.add_column(table, sa.Column("live_at_most", sa.Integer()))
     op.drop_index("ix_jobs_set", "jobs")
     op.create_index(
         "ix_jobs_set",
