@@ -11,7 +11,7 @@ from uuid import UUID
 from bridge import points
 from bridge.core.access import require_user
 from bridge.core.quota import Gate, Quota
-from bridge.db import audit
+from bridge.db import archive, audit
 from bridge.db import sets as sets_db
 from bridge.db.engine import Connection, Database
 from bridge.db.sets import Chunk, JobSet
@@ -23,6 +23,7 @@ from bridge.points import Point
 
 # Jobs changed by one statement: some milliseconds in which nobody else writes.
 _CHUNK: Final = 5000
+_CHUNK_OF_ARCHIVE: Final = 500  # jobs that are moved, with their attempts
 # How often a cancel looks for jobs that slipped through it; each that did was handed over
 # and came back meanwhile.
 _ROUNDS: Final = 10
@@ -124,10 +125,11 @@ class Sets:
         return self._gate.write(group, {user: name}, grow)
 
     def prune(self, caller: Caller, name: str) -> int:
-        """Give the data of ended jobs up; how many. The caller deletes the buckets and
-        confirms each. Raises NotFound, Forbidden.
+        """Give the data of ended jobs up, also of archived ones; how many. The caller deletes
+        the buckets and confirms each. Raises NotFound, Forbidden.
         """
         now = self._clock()
+        self._take_out_of_archive(JobSet(caller.group.id, name, _only(caller)))
         changes = [partial(sets_db.prune, state=state, now=now) for state in sorted(FINAL)]
         return self._steer(caller, name, "prune", *changes)
 
@@ -135,6 +137,13 @@ class Sets:
         which = self._named(caller, name)
         total = sum(self._change(which, change) for change in changes)
         return self._note(caller, verb, name, total)
+
+    def _take_out_of_archive(self, which: JobSet) -> None:
+        """What of a set has data yet is in lists again, for as long as that is deleted."""
+        fields = (which.group_id, which.name, which.user_id)
+        back = partial(archive.bring_set_back, limit=_CHUNK_OF_ARCHIVE)
+        while self._db.write(lambda conn: back(conn, *fields)):
+            points.reach(Point.SET_CHUNK_COMMITTED)
 
     def _change(self, which: JobSet, change: _Change, write: _Write | None = None) -> int:
         """Make one change to all jobs that it concerns, chunk by chunk; how many."""

@@ -9,10 +9,27 @@ from collections.abc import Collection, Sequence
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Table, bindparam, delete, exists, insert, literal_column, select
+from sqlalchemy import (
+    Connection,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    literal_column,
+    or_,
+    select,
+)
 
 from bridge.db.statements import Prepared
-from bridge.db.tables import attempts, attempts_archive, jobs, jobs_archive
+from bridge.db.tables import (
+    attempts,
+    attempts_archive,
+    jobs,
+    jobs_archive,
+    keeps_data_of_a_set,
+)
 from bridge.models.job import FINAL
 
 _FINAL: Final = tuple(sorted(state.value for state in FINAL))
@@ -26,11 +43,18 @@ _ANY: Final = Prepared(
 def put_away(conn: Connection, *, before: float, limit: int) -> int:
     """Archive jobs that ended before a time (Unix seconds) and of which no scheduler
     keeps anything, oldest first; returns how many.
+
+    While somebody deletes the data of a job it stays, at most as long as after its end.
     """
     kept = exists().where(attempts.c.job_id == jobs.c.id, attempts.c.forgotten_at.is_(None))
+    settled = or_(
+        jobs.c.prune_requested_at.is_(None),
+        jobs.c.pruned_at.is_not(None),
+        jobs.c.prune_requested_at < before,
+    )
     due = (
         select(jobs.c.id)
-        .where(jobs.c.ended_at < before, jobs.c.state.in_(_FINAL), ~kept)
+        .where(jobs.c.ended_at < before, jobs.c.state.in_(_FINAL), settled, ~kept)
         .order_by(jobs.c.ended_at)
         .limit(limit)
         .with_for_update(of=jobs, skip_locked=True)
@@ -43,11 +67,33 @@ def put_away(conn: Connection, *, before: float, limit: int) -> int:
 
 def bring_back(conn: Connection, job_id: UUID) -> bool:
     """Take one job out of the archive again; False when it is not there."""
-    ids = [job_id.bytes]
-    found = conn.execute(select(jobs_archive.c.id).where(jobs_archive.c.id.in_(ids))).first()
-    if found is not None:
+    return bool(
+        _bring_back(conn, select(jobs_archive.c.id).where(jobs_archive.c.id == job_id.bytes))
+    )
+
+
+def bring_set_back(
+    conn: Connection, group_id: UUID, name: str, user_id: UUID | None, *, limit: int
+) -> int:
+    """Take jobs of a set, of one user or of all, whose data is not known to be deleted out
+    of the archive again; how many. None of them is left when it is 0.
+    """
+    theirs = select(jobs_archive.c.id).where(
+        keeps_data_of_a_set,
+        jobs_archive.c.group_id == group_id.bytes,
+        jobs_archive.c.set_name == name,
+    )
+    if user_id is not None:
+        theirs = theirs.where(jobs_archive.c.user_id == user_id.bytes)
+    return _bring_back(conn, theirs.order_by(jobs_archive.c.id).limit(limit))
+
+
+def _bring_back(conn: Connection, wanted: Select[bytes]) -> int:
+    # Whoever else wants them waits, and then finds nothing here.
+    ids = [row[0] for row in conn.execute(wanted.with_for_update())]
+    if ids:
         _move(conn, ids, jobs_archive, jobs, attempts_archive, attempts)
-    return found is not None
+    return len(ids)
 
 
 def owners(

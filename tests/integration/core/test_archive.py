@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+from unittest.mock import patch
 from uuid import uuid4
 
 import pytest
 
 from bridge.core.archive import Archiver
+from bridge.db import archive as archive_db
+from bridge.db import jobs as jobs_db
 from bridge.db import usage
-from bridge.errors import Conflict
+from bridge.db.statements import Prepared
+from bridge.errors import Conflict, NotFound
 from bridge.models.attempt import Cause, Observed
 from bridge.models.job import Job, JobState, NewJob
+from bridge.points import Point
 from tests.integration.core.conftest import House
+from tests.integration.core.scenes import Begin
+from tests.support.interleave import at
 
 DAY = 86400.0
 
@@ -143,6 +151,48 @@ class TestFromTheArchive:
         assert pruned.pruned_at == house.clock.now
         assert archive(house) == 1
         assert house.job(failed) == pruned
+
+    def test_a_set_can_be_pruned(self, house: House) -> None:
+        bob = house.add_user("bob")
+        old = [run(house, set="s"), run(house, code=1, set="s")]
+        run(house, set="other")
+        theirs = house.submit(bob, set="s")
+        house.jobs.cancel(bob, theirs.id)
+        house.pass_time(100 * DAY)
+        assert archive(house) == 4
+        assert house.sets.prune(house.ada, "s") == 2
+        assert house.sets.prune(house.ada, "s") == 0
+        # The client lists them, deletes their buckets and confirms it.
+        assert archive(house) == 0
+        assert {job.id for job in house.jobs.find(house.ada, set="s")} == {one.id for one in old}
+        house.jobs.prune(house.ada, old[0].id, deleted=True)
+        assert archive(house) == 1
+        house.pass_time(100 * DAY)
+        assert archive(house) == 1  # nobody confirmed that one
+        assert house.sets.prune(house.ada, "s") == 0  # announced it is
+        house.jobs.prune(house.ada, old[1].id, deleted=True)
+        archive(house)
+        with pytest.raises(NotFound):
+            house.sets.prune(house.ada, "s")
+        assert house.sets.prune(bob, "s") == 1
+
+    def test_two_want_it_at_once(self, house: House, failed: Job, other: Begin) -> None:
+        second = other(lambda: house.jobs.prune(house.ada, failed.id, deleted=True))
+        with at(Point.PRUNE_BEFORE_COMMIT, second.begin):
+            house.jobs.prune(house.root, failed.id)
+        second.end()
+        assert house.job(failed).pruned_at is not None
+
+    def test_found_while_it_comes_back(self, house: House, failed: Job) -> None:
+        """Looked for among the jobs, then in the archive, and there no more."""
+
+        class Late(Prepared):
+            def first(self, conn: Any, **parameters: object) -> Any:
+                house.db.write(lambda conn: archive_db.bring_back(conn, failed.id))
+                return super().first(conn, **parameters)
+
+        with patch.object(jobs_db, "_IN_ARCHIVE", Late(jobs_db._IN_ARCHIVE._statement)):
+            assert house.job(failed) == failed
 
     def test_what_has_ended_is_neither_held_nor_canceled(self, house: House, failed: Job) -> None:
         assert house.jobs.cancel(house.ada, failed.id) == failed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from functools import partial
 from unittest.mock import patch
 from uuid import uuid4
 
@@ -18,7 +20,7 @@ from bridge.points import Point
 from tests.integration.core.conftest import House
 from tests.integration.core.scenes import Begin
 from tests.integration.core.test_archive import archive, run
-from tests.support.interleave import at
+from tests.support.interleave import Other, at
 
 Limit = Callable[..., None]
 
@@ -32,6 +34,12 @@ def limit(house: House) -> Limit:
         house.sets._gate = Gate(house.db, Quota(**most))
 
     return set_limit
+
+
+def begin(other: Other) -> None:
+    """Start it, and let it come as far as it gets beside our open transaction."""
+    other._thread.start()
+    time.sleep(0.3)
 
 
 def live(house: House) -> int:
@@ -111,7 +119,7 @@ def test_two_at_once_are_not_both_the_last(house: House, limit: Limit, other: Be
             house.submit(bucket_id=uuid4())
 
     second = other(submit)
-    with at(Point.SUBMIT_BEFORE_COMMIT, second._thread.start):
+    with at(Point.SUBMIT_BEFORE_COMMIT, partial(begin, second)):
         house.submit()
     second.end()
     assert live(house) == 1
@@ -126,7 +134,7 @@ def test_two_of_one_group_neither(house: House, limit: Limit, other: Begin) -> N
             house.submit(bob)
 
     second = other(submit)
-    with at(Point.SUBMIT_BEFORE_COMMIT, second._thread.start):
+    with at(Point.SUBMIT_BEFORE_COMMIT, partial(begin, second)):
         house.submit()
     second.end()
     assert live(house) == 1
