@@ -215,7 +215,7 @@ class Feeder:
             total = sum(one.attempts for one in under_way.values())
             at_once = min(at_once, pace.running_per_group - total)
         return choose(
-            queue_db.lines(conn, group.id, now),
+            queue_db.levels(conn, group.id, now),
             members=members_of(under_way, shares, now=now, half_life_s=pace.half_life_s),
             slots=slots,
             room=room,

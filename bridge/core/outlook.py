@@ -114,7 +114,7 @@ class Outlook:
         shares = usage.lately(conn, group.id)
         before = ahead(
             queue_db.Waiting(job.id, job.user_id, job.priority, job.cores, job.memory_mb),
-            queue_db.lines(conn, group.id, now),
+            queue_db.levels(conn, group.id, now),
             members=members_of(under_way, shares, now=now, half_life_s=self._half_life_s),
             per_user=self._limits.per_user,
             at_most=COUNTED,

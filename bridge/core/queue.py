@@ -22,10 +22,11 @@ from uuid import UUID
 import msgspec
 
 from bridge.connectors.base import Room
-from bridge.db.queue import Line, UnderWay, Waiting
+from bridge.db.queue import Level, Line, UnderWay, Waiting
 from bridge.models.usage import Share
 
 __all__ = [
+    "Level",
     "Line",
     "Member",
     "Reserve",
@@ -127,7 +128,7 @@ class _Place:
 
 
 def choose(
-    lines: Iterable[Line],
+    levels: Iterable[Level],
     *,
     members: Mapping[UUID, Member],
     slots: int,
@@ -140,8 +141,8 @@ def choose(
     What fits into ``room``, where the pool knows it, goes; where the scheduler keeps
     what cannot start yet, or does not know its room, up to ``slots`` more wait there.
 
-    ``lines`` come by falling priority, one for each member who waits there; each
-    gives that member's jobs, oldest first, and is read only as far as needed.
+    ``levels`` come by falling priority, each with a line for each member who waits there;
+    that gives the member's jobs, oldest first, and is read only as far as needed.
     The first job that has no place now closes the door behind it, so that a large job is not
     overtaken for ever by small ones. One that no ready machine could hold is passed over:
     a larger one may return or join. ``per_user`` bounds a member's attempts under way (0: no
@@ -151,9 +152,9 @@ def choose(
     now: list[Waiting] = []
     passed_over = 0
     counts = {user: member.running for user, member in members.items()}
-    for _, level in itertools.groupby(lines, key=lambda line: line.priority):
-        allowed = [_at_most(line, per_user, counts) for line in level]
-        for job in () if place.is_full() else _fair(allowed, members):
+    for level in () if place.is_full() else levels:
+        allowed = [_at_most(line, per_user, counts) for line in level.lines]
+        for job in _fair(allowed, members):
             if place.take(job):
                 now.append(job)
                 counts[job.user_id] = counts.get(job.user_id, 0) + 1
@@ -168,7 +169,7 @@ def choose(
 
 def ahead(
     job: Waiting,
-    lines: Iterable[Line],
+    levels: Iterable[Level],
     *,
     members: Mapping[UUID, Member],
     per_user: int = 0,
@@ -176,19 +177,17 @@ def ahead(
 ) -> dict[UUID, int]:
     """By user: the jobs that would go before ``job`` if all went now, counted up to ``at_most``.
 
-    ``lines`` and ``per_user`` as for ``choose``, but of the job's owner all of its elder ones
-    count. ``job`` need not be in the lines, as one that is held is not.
+    ``levels`` and ``per_user`` as for ``choose``, but of the job's owner all elder ones count.
+    ``job`` need not be in a line, as one that is held is not.
     """
     counts: Counter[UUID] = Counter()
     running = {user: one.running for user, one in members.items() if user != job.user_id}
-    for priority, level in itertools.groupby(lines, key=lambda line: line.priority):
-        if priority < job.priority:
-            break
+    for level in _down_to(job.priority, levels):
         here = [
             line if line.user_id == job.user_id else _at_most(line, per_user, running)
-            for line in level
+            for line in level.lines
         ]
-        if priority == job.priority:
+        if level.priority == job.priority:
             here = _up_to(job, here)
         for one in itertools.islice(_fair(here, members), at_most - counts.total()):
             if one.id == job.id:
@@ -196,6 +195,16 @@ def ahead(
             counts[one.user_id] += 1
             running[one.user_id] = running.get(one.user_id, 0) + 1
     return counts
+
+
+def _down_to(priority: int, levels: Iterable[Level]) -> Iterator[Level]:
+    """The levels from ``priority`` on, which is there in any case."""
+    for level in levels:
+        if level.priority <= priority:
+            yield level if level.priority == priority else Level(priority, [])
+            return
+        yield level
+    yield Level(priority, [])
 
 
 def _up_to(job: Waiting, lines: Iterable[Line]) -> list[Line]:
@@ -207,7 +216,7 @@ def _up_to(job: Waiting, lines: Iterable[Line]) -> list[Line]:
             older = itertools.takewhile(lambda one: one.id < job.id, line.jobs)
         else:
             others.append(line)
-    return [*others, Line(job.priority, job.user_id, itertools.chain(older, [job]))]
+    return [*others, Line(job.user_id, itertools.chain(older, [job]))]
 
 
 def _at_most(line: Line, per_user: int, counts: Mapping[UUID, int]) -> Line:
@@ -215,7 +224,7 @@ def _at_most(line: Line, per_user: int, counts: Mapping[UUID, int]) -> Line:
     if not per_user:
         return line
     left = max(per_user - counts.get(line.user_id, 0), 0)
-    return Line(line.priority, line.user_id, itertools.islice(line.jobs, left))
+    return Line(line.user_id, itertools.islice(line.jobs, left))
 
 
 def _fair(lines: Iterable[Line], members: Mapping[UUID, Member]) -> Iterator[Waiting]:

@@ -15,13 +15,12 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import (
-    ColumnElement,
+    BindParameter,
     Connection,
     and_,
     bindparam,
     case,
     func,
-    literal_column,
     or_,
     select,
     union_all,
@@ -29,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.sql import Select
 
 from bridge.db.statements import Prepared
-from bridge.db.tables import groups, is_waiting, jobs
+from bridge.db.tables import groups, is_under_way, is_waiting, jobs
 from bridge.models.job import JobState
 
 # Jobs of one user that are read at once: of most users who wait few are taken. The fewest
@@ -52,9 +51,15 @@ class Waiting(msgspec.Struct, frozen=True):
 class Line(msgspec.Struct, frozen=True):
     """One user's jobs of one priority, oldest first; read as they are taken."""
 
-    priority: int
     user_id: UUID
     jobs: Iterator[Waiting]
+
+
+class Level(msgspec.Struct, frozen=True):
+    """All who wait with one priority."""
+
+    priority: int
+    lines: list[Line]
 
 
 class UnderWay(msgspec.Struct, frozen=True):
@@ -82,34 +87,25 @@ def _groups_waiting() -> Prepared:
 
 
 def _under_way() -> Prepared:
-    def handed_over(state: JobState) -> Select[Any]:
-        # A node's clock may be ahead of ours.
-        started = jobs.c.started_at
-        age = case((started < bindparam("now"), bindparam("now") - started), else_=0.0)
-        pending: ColumnElement[int] = literal_column("1" if state is JobState.SUBMITTED else "0")
-        columns = (jobs.c.user_id, jobs.c.cores, pending.label("pending"), age.label("age"))
-        return select(*columns).where(
-            jobs.c.group_id == bindparam("group_id"),
-            jobs.c.state == state.value,
-            jobs.c.pinned_to.is_(None),
-        )
-
-    # Grouped outside: to have them in order, a planner would read every job of the group.
-    one = union_all(handed_over(JobState.SUBMITTED), handed_over(JobState.RUNNING)).subquery()
-    core_seconds = func.sum(one.c.cores * one.c.age)
-    sums = (func.count(), func.sum(one.c.pending), func.sum(one.c.cores), core_seconds)
-    return Prepared(select(one.c.user_id, *sums).group_by(one.c.user_id))
+    now: BindParameter[float] = bindparam("now")
+    started = jobs.c.started_at
+    # A node's clock may be ahead of ours.
+    age = case((started < now, now - started), else_=0.0)
+    pending = case((jobs.c.state == JobState.SUBMITTED.value, 1), else_=0)
+    sums = (func.sum(pending), func.sum(jobs.c.cores), func.sum(jobs.c.cores * age))
+    return Prepared(
+        select(jobs.c.user_id, func.count(), *sums)
+        .where(jobs.c.group_id == bindparam("group_id"), is_under_way)
+        .group_by(jobs.c.user_id)
+    )
 
 
 def _pending() -> Prepared:
-    # Of each group a range of an index.
-    count = (
-        select(func.count())
-        .where(jobs.c.group_id == groups.c.id, jobs.c.state == JobState.SUBMITTED.value)
-        .scalar_subquery()
-    )
-    mine = groups.c.connector == bindparam("connector")
-    return Prepared(select(func.coalesce(func.sum(count), 0)).where(mine))
+    # Of each group a range of an index, where a join could be planned the other way round.
+    mine = and_(jobs.c.group_id == groups.c.id, jobs.c.state == JobState.SUBMITTED.value)
+    count = select(func.count()).where(mine).scalar_subquery()
+    total = func.coalesce(func.sum(count), 0)
+    return Prepared(select(total).where(groups.c.connector == bindparam("connector")))
 
 
 _WAITING: Final = and_(jobs.c.group_id == bindparam("group_id"), is_waiting)
@@ -177,15 +173,15 @@ def groups_waiting(conn: Connection) -> list[UUID]:
     return [UUID(bytes=row[0]) for row in _GROUPS.all(conn)]
 
 
-def lines(conn: Connection, group_id: UUID, now: float) -> Iterator[Line]:
-    """The lines of a group by falling priority; valid within the transaction of ``conn``."""
+def levels(conn: Connection, group_id: UUID, now: float) -> Iterator[Level]:
+    """Who waits in a group, by falling priority; valid within the transaction of ``conn``."""
     below = _ABOVE_ALL
     while found := _NEXT_PRIORITY.first(conn, group_id=group_id.bytes, below=below):
         below = found[0]
-        level = {"group_id": group_id.bytes, "priority": below, "now": now}
-        for user_id, heads in itertools.groupby(_HEADS.all(conn, **level), itemgetter(0)):
-            jobs_of_user = _jobs(conn, level | {"user_id": user_id}, [*heads])
-            yield Line(below, UUID(bytes=user_id), jobs_of_user)
+        values = {"group_id": group_id.bytes, "priority": below, "now": now}
+        heads = itertools.groupby(_HEADS.all(conn, **values), itemgetter(0))
+        lines = [(UUID(bytes=user), _jobs(conn, values, user, [*rows])) for user, rows in heads]
+        yield Level(below, [Line(*line) for line in lines])
 
 
 def under_way(conn: Connection, group_id: UUID, now: float) -> dict[UUID, UnderWay]:
@@ -201,16 +197,15 @@ def pending(conn: Connection, connector: str) -> int:
 
 
 def _jobs(
-    conn: Connection, line: dict[str, Any], heads: Sequence[Sequence[Any]]
+    conn: Connection, level: dict[str, Any], user: bytes, heads: Sequence[Sequence[Any]]
 ) -> Iterator[Waiting]:
     """Jobs of a line, beginning with its heads."""
+    user_id, priority = UUID(bytes=user), level["priority"]
     rows, most = heads, _FEWEST
     while True:
-        for user_id, job_id, cores, memory_mb in rows:
-            yield Waiting(
-                UUID(bytes=job_id), UUID(bytes=user_id), line["priority"], cores, memory_mb
-            )
+        for _, job_id, cores, memory_mb in rows:
+            yield Waiting(UUID(bytes=job_id), user_id, priority, cores, memory_mb)
         if len(rows) < most:
             return
         most = min(2 * most, _MOST)
-        rows = _JOBS.all(conn, **line, after=rows[-1][1], most=most)
+        rows = _JOBS.all(conn, **level, user_id=user, after=rows[-1][1], most=most)

@@ -132,6 +132,10 @@ jobs: Final = Table(
 is_waiting: Final = and_(
     jobs.c.state == literal_column("'received'"), ~jobs.c.hold, jobs.c.pinned_to.is_(None)
 )
+is_under_way: Final = and_(
+    jobs.c.state.in_([literal_column("'submitted'"), literal_column("'running'")]),
+    jobs.c.pinned_to.is_(None),
+)
 is_selftest: Final = jobs.c.pinned_to.is_not(None)
 in_a_set: Final = jobs.c.set_name.is_not(None)
 # Lists, newest first within each state: of a group, of a user, of a set. A list of all
@@ -159,6 +163,17 @@ Index(
     jobs.c.id,
     sqlite_where=is_waiting,
     postgresql_where=is_waiting,
+)
+# What members have under way, with all that is added up: few entries among many jobs.
+Index(
+    "ix_jobs_under_way",
+    jobs.c.group_id,
+    jobs.c.user_id,
+    jobs.c.state,
+    jobs.c.cores,
+    jobs.c.started_at,
+    sqlite_where=is_under_way,
+    postgresql_where=is_under_way,
 )
 # Self-tests are few, and in nobody's list.
 Index(

@@ -86,4 +86,9 @@ def lab(db: Database) -> Lab:
 
 def waiting(conn: Connection, group_id: UUID) -> list[Waiting]:
     """All that may start, line by line."""
-    return [job for line in queue.lines(conn, group_id, NOW) for job in line.jobs]
+    return [
+        job
+        for level in queue.levels(conn, group_id, NOW)
+        for line in level.lines
+        for job in line.jobs
+    ]

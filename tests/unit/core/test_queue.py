@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bridge.connectors.base import Machine, Room
 from bridge.core.queue import (
+    Level,
     Line,
     Member,
     Reserve,
@@ -31,12 +32,17 @@ def job(user: UUID = ADA, cores: int = 1, memory_mb: int = 100, priority: int = 
     return Waiting(id=new_id(), user_id=user, priority=priority, cores=cores, memory_mb=memory_mb)
 
 
-def lines(jobs: Iterable[Waiting]) -> list[Line]:
-    """As the database gives them: by priority, then one line for each user."""
-    found: dict[tuple[int, UUID], list[Waiting]] = {}
+def levels(jobs: Iterable[Waiting]) -> list[Level]:
+    """As the database gives them: by priority, in it one line for each user."""
+    found: dict[int, dict[UUID, list[Waiting]]] = {}
     for one in jobs:
-        found.setdefault((-one.priority, one.user_id), []).append(one)
-    return [Line(-key[0], key[1], iter(found[key])) for key in sorted(found)]
+        found.setdefault(one.priority, {}).setdefault(one.user_id, []).append(one)
+    return [
+        Level(
+            priority, [Line(user, iter(found[priority][user])) for user in sorted(found[priority])]
+        )
+        for priority in sorted(found, reverse=True)
+    ]
 
 
 def pick(
@@ -48,7 +54,7 @@ def pick(
     at_once: int = 99,
 ) -> tuple[Waiting, ...]:
     return choose(
-        lines(jobs),
+        levels(jobs),
         members=members or {},
         slots=slots,
         room=room,
@@ -108,7 +114,9 @@ class TestOrder:
                 read += 1
                 yield job()
 
-        choose([Line(50, ADA, iter(endless()))], members={}, slots=10, room=None, at_once=10)
+        choose(
+            [Level(50, [Line(ADA, iter(endless()))])], members={}, slots=10, room=None, at_once=10
+        )
         assert read <= 12
 
 
@@ -237,7 +245,7 @@ class TestAhead:
     def before(self, one: Waiting, waiting: list[Waiting], **members: float) -> dict[UUID, int]:
         users = {"ada": ADA, "bob": BOB}
         used = {users[name]: Member(use=use) for name, use in members.items()}
-        return ahead(one, lines(waiting), members=used, at_most=100)
+        return ahead(one, levels(waiting), members=used, at_most=100)
 
     def test_it_is_what_would_be_picked_first(self) -> None:
         waiting = [job(ADA) for _ in range(4)] + [job(BOB) for _ in range(2)] + [job(EVE, 2)]
@@ -262,14 +270,14 @@ class TestAhead:
     def test_who_may_not_start_more_is_not_counted_as_ahead(self) -> None:
         mine, his = job(ADA), [job(BOB, priority=60) for _ in range(9)]
         running = {BOB: Member(running=2)}
-        found = ahead(mine, lines([mine, *his]), members=running, per_user=4, at_most=100)
+        found = ahead(mine, levels([mine, *his]), members=running, per_user=4, at_most=100)
         assert found == {BOB: 2}
 
     def test_it_counts_no_further_than_asked(self) -> None:
         waiting = [job(ADA) for _ in range(9)]
-        assert ahead(waiting[-1], lines(waiting), members={}, at_most=5) == {ADA: 5}
+        assert ahead(waiting[-1], levels(waiting), members={}, at_most=5) == {ADA: 5}
         above = [job(BOB, priority=60) for _ in range(9)]
-        found = ahead(waiting[-1], lines([*above, *waiting]), members={}, at_most=10)
+        found = ahead(waiting[-1], levels([*above, *waiting]), members={}, at_most=10)
         assert found == {BOB: 9, ADA: 1}
 
 
