@@ -238,6 +238,7 @@ def _local(config: Config, prefix: str) -> Connector:
         network=local.network,
         pids_limit=local.pids_limit,
         upload_patience_s=config.queue.upload_patience_s,
+        upload_limit_s=config.queue.upload_limit_s,
         stage_in_limit_s=config.queue.stage_in_limit_s,
         max_unpacked_mb=local.max_unpacked_mb,
         max_files=local.max_files,
@@ -269,6 +270,7 @@ def nomad_connector(config: Config, prefix: str) -> NomadConnector:
         region=nomad.region,
         network=nomad.network,
         upload_patience_s=config.queue.upload_patience_s,
+        upload_limit_s=config.queue.upload_limit_s,
         stage_in_limit_s=config.queue.stage_in_limit_s,
     )
     return NomadConnector(

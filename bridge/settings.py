@@ -174,6 +174,10 @@ class Queue(Section, frozen=True, kw_only=True):
     upload_patience_s: Annotated[
         int, Meta(ge=1, description="Seconds a node keeps trying to upload when storage is away.")
     ] = 3600
+    upload_limit_s: Annotated[
+        int,
+        Meta(ge=1, description="Seconds that uploading the results of a job may take in all."),
+    ] = 86400
     stage_in_limit_s: Annotated[
         int, Meta(ge=1, description="Seconds that fetching input and image may take.")
     ] = 3600

@@ -18,6 +18,7 @@ import msgspec
 from bridge import log, points
 from bridge.connectors.base import Capacity, Connector, Room
 from bridge.core.queue import Reserve, Waiting, choose, members_of, reserve
+from bridge.core.retry import failed_on
 from bridge.core.verdict import End
 from bridge.core.write import end_attempt
 from bridge.db import attempts, identity, instance, selftests, usage
@@ -258,7 +259,7 @@ class Feeder:
             # taken over, have ended, and be forgotten: a call would run it once more.
             return 0
         try:
-            connector.submit(spec_of(one, group))
+            connector.submit(spec_of(one, group, self._failed_on(one)))
         except JobRejected as exc:
             self._reject(one, exc)
             return 0
@@ -273,6 +274,11 @@ class Feeder:
             recorded,
         )
         return int(recorded)
+
+    def _failed_on(self, one: AttemptOfJob) -> tuple[str, ...]:
+        if one.attempt.number == 1:
+            return ()
+        return failed_on(self._db.read(partial(attempts.of_job, job_id=one.job.id)))
 
     def _record(self, conn: Connection, one: AttemptOfJob, token: UUID) -> bool:
         now = self._clock()
@@ -297,7 +303,7 @@ class Feeder:
         )
 
 
-def spec_of(one: AttemptOfJob, group: Group) -> AttemptSpec:
+def spec_of(one: AttemptOfJob, group: Group, avoid: tuple[str, ...] = ()) -> AttemptSpec:
     """What the connector is handed for one attempt."""
     job = one.job
     return AttemptSpec(
@@ -318,4 +324,5 @@ def spec_of(one: AttemptOfJob, group: Group) -> AttemptSpec:
         generations=tuple((one.attempt.generations or "").split()),
         requires_limits=group.requires_limits and job.pinned_to is None,
         native_node=job.pinned_to,
+        avoid=avoid,
     )

@@ -9,12 +9,13 @@ job that has had many attempts ends: it may be what brings the nodes down.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 from bridge.core.verdict import End
-from bridge.models.attempt import Cause
+from bridge.models.attempt import Attempt, Cause
 from bridge.models.job import Job, JobState
 
 # Faults of machines and services.
@@ -49,6 +50,14 @@ def follow_up(job: Job, end: End, *, now: float, rules: Rules) -> End:
     words = f"{end.reason or end.cause}; trying again"
     not_before = None if free else now + rules.delay_s * 2**job.retries
     return _again(end, reason=words, retried=not free, not_before=not_before)
+
+
+def failed_on(earlier: Iterable[Attempt]) -> tuple[str, ...]:
+    """Names of the nodes by whose fault, as it looks, earlier attempts ended. The emptiest
+    node is often the one on which everything fails.
+    """
+    failed = [one.node for one in earlier if one.node and one.cause in WORTH_ANOTHER]
+    return tuple(dict.fromkeys(failed))
 
 
 def more_memory(job: Job, rules: Rules) -> int | None:

@@ -46,6 +46,69 @@ other_node() { # attempt alloc
     [ "$(owner)" = "1 alloc-1" ]
 }
 
+@test "a folder that belongs to another job is not run, and nothing in it is touched" {
+    simple_job
+    EXTRA=(BRIDGE_JOB=job-a)
+    expect 0 in
+    echo result >"$RUNDIR/result"
+    expect 0 out
+    [ "$(owner)" = "1 alloc-1 job-a" ]
+    before=$(results)
+    for number in 1 2; do
+        other_node "$number" "alloc-b$number"
+        EXTRA=(BRIDGE_JOB=job-b)
+        expect 18 in "Not run: the folder already belongs to job job-a, handed over before. If\
+ that has ended, its results are in the bucket"
+        [ ! -e "$RUNDIR" ]
+        expect 0 out "There is nothing to upload: the job was never started"
+    done
+    [ "$(owner)" = "1 alloc-1 job-a" ]
+    [ "$(results)" = "$before" ]
+    [ "$(cat "$STORE/$BUCKET/result")" = result ]
+}
+
+@test "stage out uploads nothing into a folder that another job has by now" {
+    simple_job
+    EXTRA=(BRIDGE_JOB=job-a)
+    ATTEMPT=2
+    expect 0 in
+    set_owner 1 alloc-9 job-b
+    expect 10 out
+    [ "$(owner)" = "1 alloc-9 job-b" ]
+    [ -z "$(results)" ]
+}
+
+@test "further attempts of a job, and a folder that was emptied, are taken as ever" {
+    simple_job
+    EXTRA=(BRIDGE_JOB=job-a)
+    expect 0 in
+    expect 0 out
+    other_node 2 alloc-2
+    expect 0 in
+    [ "$(owner)" = "2 alloc-2 job-a" ]
+    store deletefile "s3:$BUCKET/.bridge/owner"
+    other_node 1 alloc-3
+    EXTRA=(BRIDGE_JOB=job-b)
+    expect 0 in
+    [ "$(owner)" = "1 alloc-3 job-b" ]
+}
+
+@test "an owner that names no job, or a service that does not, goes by attempt and alloc" {
+    simple_job
+    set_owner 1 alloc-9
+    ATTEMPT=2 EXTRA=(BRIDGE_JOB=job-b)
+    expect 0 in
+    [ "$(owner)" = "2 alloc-1 job-b" ]
+    ATTEMPT=3 EXTRA=()
+    rm -r "$STATE"
+    expect 0 in
+    [ "$(owner)" = "3 alloc-1" ]
+    set_owner 4 alloc-9 "what/ is this"
+    EXTRA=(BRIDGE_JOB=job-b)
+    rm -r "$STATE"
+    expect 10 in
+}
+
 @test "stage out of a ghost uploads nothing" {
     simple_job
     expect 0 in

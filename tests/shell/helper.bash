@@ -116,8 +116,8 @@ owner() {
     cat "$STORE/$BUCKET/.bridge/owner"
 }
 
-set_owner() { # attempt alloc
-    echo "$1 $2" | store rcat "s3:$BUCKET/.bridge/owner"
+set_owner() { # attempt alloc [job]
+    echo "$*" | store rcat "s3:$BUCKET/.bridge/owner"
 }
 
 # rclone with the server as s3:

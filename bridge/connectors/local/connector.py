@@ -82,6 +82,7 @@ class LocalConnector:
     network: bool = False
     pids_limit: int = 4096
     upload_patience_s: int = 3600
+    upload_limit_s: int = 86400
     stage_in_limit_s: int = 3600
     max_unpacked_mb: int = 102_400
     max_files: int = 1_000_000
@@ -258,6 +259,8 @@ class LocalConnector:
             network=self.network,
             pids_limit=self.pids_limit,
             upload_patience_s=self.upload_patience_s,
+            upload_limit_s=self.upload_limit_s,
+            job_id=str(spec.job_id),
             stage_in_limit_s=self.stage_in_limit_s,
             max_unpacked_mb=self.max_unpacked_mb,
             max_files=self.max_files,

@@ -130,12 +130,14 @@ class RunSpec(NamedTuple):
     network: bool = False
     pids_limit: int = 4096
     upload_patience_s: int = 3600
+    upload_limit_s: int = 86400
     stage_in_limit_s: int = 3600
     max_unpacked_mb: int = 0
     max_files: int = 0
     kill_timeout_s: float = 10.0
     margin_s: float = 60.0  # how long after a limit the supervisor itself steps in
     engine_patience_s: float = 300.0  # how long the Docker engine may be away
+    job_id: str = ""
 
     def write(self, path: Path) -> None:
         """Write this to a new file that only we can read, durably."""

@@ -25,6 +25,7 @@ _STAGED: Final = {
     14: (Cause.IMAGE_MISSING, "The image cannot be had"),
     15: (Cause.INTERNAL, "The node is not set up as it must be"),
     16: (Cause.INPUT_INVALID, "The job replaced its run directory"),
+    18: (Cause.INPUT_INVALID, "The folder already belongs to another job"),
 }
 _INPUT_MISSING: Final = 11
 # Of stage out: uploaded, superseded, the bucket was deleted, no run directory.

@@ -32,8 +32,6 @@ from bridge.connectors.local.runtime import (
 from bridge.connectors.local.steps import Fault, Mark, StepLog, Stop
 from bridge.connectors.local.watch import Watch, signal_group
 
-# An upload may take long on a slow line; beyond this it hangs.
-_LONGEST_UPLOAD_S: Final = 7 * 86400.0
 _REMOVE_TIMEOUT_S: Final = 3600.0
 
 
@@ -77,7 +75,8 @@ class Supervisor:
         return self._stage("in", Mark.STAGE_IN, Mark.STAGE_IN_ENDED, limit)
 
     def _stage_out(self) -> int:
-        limit = self._spec.upload_patience_s + _LONGEST_UPLOAD_S
+        longest = max(self._spec.upload_limit_s, self._spec.upload_patience_s)
+        limit = longest + self._spec.margin_s
         return self._stage("out", Mark.STAGE_OUT, Mark.STAGE_OUT_ENDED, limit)
 
     def _stage(self, verb: str, started: Mark, ended: Mark, limit: float) -> int:
@@ -168,6 +167,7 @@ class Supervisor:
             "BRIDGE_IMAGE": spec.image,
             "BRIDGE_INPUT_SHA256": spec.input_sha256,
             "BRIDGE_ATTEMPT": str(spec.number),
+            "BRIDGE_JOB": spec.job_id,
             "BRIDGE_ALLOC": self._alloc,
             "BRIDGE_RUNDIR": str(self._home.rundir),
             "BRIDGE_STATE": str(self._home.state),

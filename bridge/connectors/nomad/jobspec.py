@@ -43,6 +43,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     network: bool = False  # give containers the network
     stage_protocol: int = 1
     upload_patience_s: float = 3600  # how long stage-out waits for the storage
+    upload_limit_s: float = 86400  # how long it may take, however well it goes
     stage_in_limit_s: float = 3600
 
 
@@ -70,6 +71,7 @@ def render(template: JsonObject, spec: AttemptSpec, settings: Settings) -> JsonO
     }
     group["MaxRunDuration"] = _outer_limit_ns(spec, settings)
     group["Constraints"] = [*(group.get("Constraints") or ()), *_constraints(spec, settings)]
+    group["Affinities"] = [*(group.get("Affinities") or ()), *_affinities(spec)]
     stage = _stage_environment(spec, settings)
     for name in (STAGE_IN, STAGE_OUT):
         tasks[name]["Env"] = (tasks[name].get("Env") or {}) | stage
@@ -114,6 +116,7 @@ def _stage_environment(spec: AttemptSpec, settings: Settings) -> dict[str, str]:
         "BRIDGE_IMAGE": _literal("image", spec.image),
         "BRIDGE_INPUT_SHA256": _literal("input_sha256", spec.input_sha256 or ""),
         "BRIDGE_ATTEMPT": str(spec.number),
+        "BRIDGE_JOB": str(spec.job_id),
         "BRIDGE_RUNTIME": "docker",
         "BRIDGE_UPLOAD_PATIENCE": str(int(settings.upload_patience_s)),
         "BRIDGE_STAGE_IN_LIMIT": str(int(settings.stage_in_limit_s)),
@@ -139,12 +142,20 @@ def _constraints(spec: AttemptSpec, settings: Settings) -> Iterator[JsonObject]:
         yield _equal("${meta.bridge_limits}", "1")
 
 
+def _affinities(spec: AttemptSpec) -> Iterator[JsonObject]:
+    """Only wishes: where there is no other node, one of these has it again."""
+    for name in spec.avoid:
+        if "${" not in name and "%{" not in name:
+            yield _equal("${node.unique.name}", name) | {"Weight": -100}
+
+
 def _equal(attribute: str, value: str) -> JsonObject:
     return {"LTarget": attribute, "RTarget": value, "Operand": "="}
 
 
 def _outer_limit_ns(spec: AttemptSpec, settings: Settings) -> int:
-    limit = settings.stage_in_limit_s + spec.time_limit_s + settings.upload_patience_s
+    upload = max(settings.upload_limit_s, settings.upload_patience_s)
+    limit = settings.stage_in_limit_s + spec.time_limit_s + upload
     return int(limit + _MARGIN_S) * _NS_PER_S
 
 

@@ -13,6 +13,11 @@ from typing import Final
 from bridge.connectors.nomad.view import Run, Task
 from bridge.models.attempt import Cause, Observation, Observed
 
+_TAKEN: Final = (
+    "Not run: the folder already belongs to another job, handed over before. If that has ended, "
+    "its results are in the bucket"
+)
+
 # Exit codes of stage (its protocol, version 1) → cause and what to tell people.
 STAGE_EXITS: Final[dict[int, tuple[Cause, str]]] = {
     10: (Cause.WITHDRAWN, "Superseded by another run of the same job"),
@@ -22,6 +27,7 @@ STAGE_EXITS: Final[dict[int, tuple[Cause, str]]] = {
     14: (Cause.IMAGE_MISSING, "The image was not found"),
     15: (Cause.INTERNAL, "The machine is not set up correctly, or its disk is full"),
     16: (Cause.INPUT_INVALID, "The job replaced its run directory; nothing was uploaded"),
+    18: (Cause.INPUT_INVALID, _TAKEN),
 }
 SUPERSEDED: Final = 10
 CUT_OFF: Final = 17  # what there was is uploaded, but the program did not end by itself
@@ -71,9 +77,11 @@ def _restarted(run: Run) -> Verdict | None:
 
 
 def _outer_limit(run: Run) -> Verdict | None:
-    if run.alloc.client_description == _OUTER_LIMIT:
-        return Cause.TIMEOUT, "Stopped by Nomad at the outer time limit; nothing was uploaded"
-    return None
+    if run.alloc.client_description != _OUTER_LIMIT:
+        return None
+    if run.main.dead and run.stage_out.started:
+        return Cause.TIMEOUT, "The upload of the results was cut off: it took too long"
+    return Cause.TIMEOUT, "Stopped by Nomad at the outer time limit; nothing was uploaded"
 
 
 def _staging_failed(run: Run) -> Verdict | None:

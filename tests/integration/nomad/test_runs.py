@@ -13,7 +13,7 @@ from bridge.connectors.nomad.connector import NomadConnector
 from bridge.models.attempt import Cause, Observation, Observed
 from bridge.models.job import Phase
 from tests.integration.nomad.conftest import PREFIX, MakeTrial, Trial
-from tests.support.nomad_cluster import POOL, NomadCluster
+from tests.support.nomad_cluster import NODE, POOL, NomadCluster
 from tests.support.poll import eventually
 from tests.unit.connectors.nomad import recorded
 
@@ -248,6 +248,16 @@ def test_many_that_wait_say_the_same_as_one(
     assert alone.reason is not None and "not enough memory" in alone.reason
     assert not asked
     assert {swept[one.handle].state for one in many} == {Observed.PENDING}
+
+
+def test_a_node_that_failed_a_job_is_its_last_choice(trial: MakeTrial, nomad: NomadCluster) -> None:
+    _, seen = run(trial, "true", avoid=(NODE,))
+    assert (seen.cause, seen.node) == (None, NODE)
+    with nomad.another_client("n4"):
+        for avoid, node in ((NODE, "n4"), ("n4", NODE)):
+            for _ in range(2):
+                _, seen = run(trial, "true", avoid=(avoid,))
+                assert (seen.cause, seen.node) == (None, node)
 
 
 def test_a_group_without_enrolled_nodes_waits(trial: MakeTrial) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from bridge.core.retry import WORTH_ANOTHER, Rules, follow_up
+from bridge.core.retry import WORTH_ANOTHER, Rules, failed_on, follow_up
 from bridge.core.verdict import End
 from bridge.models.attempt import NOT_CHARGED, Cause
 from bridge.models.job import JobState
-from tests.unit.core.test_verdict import NOW, job
+from tests.unit.core.test_verdict import NOW, attempt, job
 
 RULES = Rules(retries=1, delay_s=10, oom_factor=1.5, attempts_at_most=3)
 
@@ -61,6 +61,19 @@ class TestRetry:
         assert after(Cause.NODE_LOST, attempt=6, attempts_before=3).job is JobState.FAILED
         withdrawn = after(Cause.WITHDRAWN, JobState.RECEIVED, attempt=6, attempts_before=3)
         assert "gave up after 3 attempts" in (withdrawn.reason or "")
+
+
+def test_nodes_by_whose_fault_it_ended_are_to_be_avoided() -> None:
+    earlier = [
+        attempt(node="n1", cause=Cause.INTERNAL),
+        attempt(node="n2", cause=Cause.DRAINED),
+        attempt(node=None, cause=Cause.INTERNAL),
+        attempt(node="n3", cause=Cause.NODE_LOST),
+        attempt(node="n1", cause=Cause.STORAGE),
+        attempt(node="n4", cause=Cause.OOM),
+        attempt(node="n5", cause=None),
+    ]
+    assert failed_on(earlier) == ("n1", "n3")
 
 
 class TestOutOfMemory:

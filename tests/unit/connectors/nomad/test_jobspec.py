@@ -64,8 +64,11 @@ def test_job() -> None:
 
 
 def test_group() -> None:
-    group = rendered(Settings(stage_in_limit_s=1000, upload_patience_s=10))["TaskGroups"][0]
-    assert group["MaxRunDuration"] == (1000 + 100 + 10 + 600) * SECOND
+    settings = Settings(stage_in_limit_s=1000, upload_limit_s=50, upload_patience_s=10)
+    group = rendered(settings)["TaskGroups"][0]
+    assert group["MaxRunDuration"] == (1000 + 100 + 50 + 600) * SECOND
+    patient = rendered(msgspec.structs.replace(settings, upload_patience_s=80))["TaskGroups"][0]
+    assert patient["MaxRunDuration"] == (1000 + 100 + 80 + 600) * SECOND
     assert group["Disconnect"]["LostAfter"] == 87600 * 3600 * SECOND
     assert group["Disconnect"]["Replace"] is False
     assert group["Disconnect"]["Reconcile"] == "keep_original"
@@ -110,6 +113,17 @@ def test_main() -> None:
     assert main["LogConfig"]["Disabled"] is True
 
 
+def test_a_node_that_failed_the_job_gets_it_again_only_if_no_other_can() -> None:
+    avoided = {"LTarget": "${node.unique.name}", "Operand": "=", "Weight": -100}
+    group = rendered(avoid=("n1", "n2", "${attr.x}"))["TaskGroups"][0]
+    assert group["Affinities"] == [avoided | {"RTarget": "n1"}, avoided | {"RTarget": "n2"}]
+    assert group["Constraints"] == rendered()["TaskGroups"][0]["Constraints"]
+    template = recorded.template()
+    template["TaskGroups"][0]["Affinities"] = [avoided | {"RTarget": "the operator's"}]
+    own = render(template, msgspec.structs.replace(SPEC, avoid=("n1",)), Settings())
+    assert len(own["TaskGroups"][0]["Affinities"]) == 2
+
+
 def test_network_where_configured() -> None:
     assert "network_mode" not in tasks(rendered(Settings(network=True)))["main"]["Config"]
 
@@ -123,6 +137,7 @@ def test_stage_tasks() -> None:
         "BRIDGE_IMAGE": "psi4:1.5",
         "BRIDGE_INPUT_SHA256": "ab" * 32,
         "BRIDGE_ATTEMPT": "2",
+        "BRIDGE_JOB": str(SPEC.job_id),
         "BRIDGE_RUNTIME": "docker",
         "BRIDGE_UPLOAD_PATIENCE": "9",
         "BRIDGE_STAGE_IN_LIMIT": "8",

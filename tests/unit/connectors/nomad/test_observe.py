@@ -164,6 +164,7 @@ def test_lost_while_running() -> None:
         (14, Cause.IMAGE_MISSING),
         (15, Cause.INTERNAL),
         (16, Cause.INPUT_INVALID),
+        (18, Cause.INPUT_INVALID),
         (1, Cause.INTERNAL),
     ],
 )
@@ -176,6 +177,16 @@ def test_stage_codes(code: int, cause: Cause) -> None:
 
 def test_input_missing_is_worded_as_clients_expect() -> None:
     assert look(ran(11), NEVER, OK).reason == "Input files missing"
+
+
+def test_an_upload_that_was_cut_off_is_told_from_a_program_that_was() -> None:
+    cut = {"ClientStatus": "complete", "ClientDescription": "allocation exceeded max_run_duration"}
+    killed = task("dead", event("Started"), event("Killing"), terminated(143), failed=True)
+    late = look(OK, OK, killed, **cut)
+    assert (late.cause, late.exit_code) == (Cause.TIMEOUT, 0)
+    assert late.reason == "The upload of the results was cut off: it took too long"
+    never = look(OK, killed, NEVER, **cut)
+    assert never.cause is Cause.TIMEOUT and "nothing was uploaded" in (never.reason or "")
 
 
 def test_own_failure_is_not_hidden_by_a_failed_upload() -> None:
