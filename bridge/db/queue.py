@@ -29,6 +29,7 @@ from sqlalchemy.sql import Select
 
 from bridge.db.statements import Prepared
 from bridge.db.tables import groups, is_under_way, is_waiting, jobs
+from bridge.models.ids import of_bytes
 from bridge.models.job import JobState
 
 # Jobs of one user that are read at once: of most users who wait few are taken. The fewest
@@ -170,7 +171,7 @@ _JOBS: Final = Prepared(
 
 def groups_waiting(conn: Connection) -> list[UUID]:
     """Groups with a job that may start."""
-    return [UUID(bytes=row[0]) for row in _GROUPS.all(conn)]
+    return [of_bytes(row[0]) for row in _GROUPS.all(conn)]
 
 
 def levels(conn: Connection, group_id: UUID, now: float) -> Iterator[Level]:
@@ -180,14 +181,14 @@ def levels(conn: Connection, group_id: UUID, now: float) -> Iterator[Level]:
         below = found[0]
         values = {"group_id": group_id.bytes, "priority": below, "now": now}
         heads = itertools.groupby(_HEADS.all(conn, **values), itemgetter(0))
-        lines = [(UUID(bytes=user), _jobs(conn, values, user, [*rows])) for user, rows in heads]
+        lines = [(of_bytes(user), _jobs(conn, values, user, [*rows])) for user, rows in heads]
         yield Level(below, [Line(*line) for line in lines])
 
 
 def under_way(conn: Connection, group_id: UUID, now: float) -> dict[UUID, UnderWay]:
     """By user of a group: what was handed over and has not ended. Without self-tests."""
     rows = _UNDER_WAY.all(conn, group_id=group_id.bytes, now=now)
-    return {UUID(bytes=user_id): UnderWay(*numbers) for user_id, *numbers in rows}
+    return {of_bytes(user_id): UnderWay(*numbers) for user_id, *numbers in rows}
 
 
 def pending(conn: Connection, connector: str) -> int:
@@ -200,11 +201,11 @@ def _jobs(
     conn: Connection, level: dict[str, Any], user: bytes, heads: Sequence[Sequence[Any]]
 ) -> Iterator[Waiting]:
     """Jobs of a line, beginning with its heads."""
-    user_id, priority = UUID(bytes=user), level["priority"]
+    user_id, priority = of_bytes(user), level["priority"]
     rows, most = heads, _FEWEST
     while True:
         for _, job_id, cores, memory_mb in rows:
-            yield Waiting(UUID(bytes=job_id), user_id, priority, cores, memory_mb)
+            yield Waiting(of_bytes(job_id), user_id, priority, cores, memory_mb)
         if len(rows) < most:
             return
         most = min(2 * most, _MOST)

@@ -54,8 +54,11 @@ class Prepared:
         """Run it once with each of these parameters."""
         sql, values = self._on(conn)
         with _cursor(conn, sql) as cursor:
-            # Not executemany: PostgreSQL's driver makes a pipeline of it, after which the server
-            # does not end the transaction of a process that is paused.
+            if conn.dialect.name == "sqlite":
+                cursor.executemany(sql, [{**values, **row} for row in rows])
+                return
+            # PostgreSQL's driver makes a pipeline of executemany, after which the server does
+            # not end the transaction of a process that is paused.
             for row in rows:
                 cursor.execute(sql, {**values, **row})
 

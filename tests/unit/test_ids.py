@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import pytest
 
-from bridge.models.ids import made_at, new_id, new_ids
+from bridge.models.ids import made_at, new_id, new_ids, of_bytes
 
 
 def test_every_one_is_larger_than_those_before() -> None:
@@ -24,3 +25,12 @@ def test_say_when_they_were_made() -> None:
 
 def test_none() -> None:
     assert new_ids(0) == []
+
+
+def test_come_back_from_what_is_stored() -> None:
+    one = new_id()
+    assert of_bytes(one.bytes) == one
+    assert of_bytes(one.bytes).version == 7
+    for stored in (b"", one.bytes[1:], one.bytes + b"0"):
+        with pytest.raises(msgspec.MsgspecError):
+            of_bytes(stored)
