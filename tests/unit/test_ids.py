@@ -7,7 +7,7 @@ import time
 import msgspec
 import pytest
 
-from bridge.models.ids import made_at, new_id, new_ids, of_bytes
+from bridge.models.ids import made_at, new_id, new_ids, of_bytes, of_text
 
 
 def test_every_one_is_larger_than_those_before() -> None:
@@ -34,3 +34,11 @@ def test_come_back_from_what_is_stored() -> None:
     for stored in (b"", one.bytes[1:], one.bytes + b"0"):
         with pytest.raises(msgspec.MsgspecError):
             of_bytes(stored)
+
+
+def test_come_back_from_how_they_are_written() -> None:
+    one = new_id()
+    assert of_text(str(one)) == one
+    for text in ("", "a", str(one)[1:], f"{one}0", f"g{str(one)[1:]}"):
+        with pytest.raises((msgspec.MsgspecError, ValueError)):
+            of_text(text)

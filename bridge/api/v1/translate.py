@@ -18,6 +18,7 @@ from bridge.models import fields
 from bridge.models.attempt import Attempt, AttemptState, Cause
 from bridge.models.explanation import Explanation
 from bridge.models.identity import Caller, Role, User
+from bridge.models.ids import of_text
 from bridge.models.job import Job, JobState, NewJob, Phase
 from bridge.models.job_set import SetSummary
 
@@ -186,7 +187,7 @@ SECRET: Final = msgspec.json.Decoder(SecretRequest)
 def new_job(sent: Submission, limits: Limits, at: str = "$") -> NewJob | InvalidRequest:
     """A submission as the model; an error if it is over a limit of this service, or senseless."""
     job = NewJob(
-        bucket_id=UUID(sent.bucket_id),
+        bucket_id=of_text(sent.bucket_id),
         image=sent.image,
         name=sent.name,
         set=sent.set,
