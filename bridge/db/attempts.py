@@ -19,7 +19,7 @@ from bridge.db.statements import Insertion, Prepared
 from bridge.db.tables import attempts, attempts_archive, is_live, jobs
 from bridge.models.attempt import Attempt, AttemptState, Cause, Handle
 from bridge.models.ids import new_id
-from bridge.models.job import Job
+from bridge.models.job import Job, Phase
 
 _COLUMNS: Final = tuple(attempts.c[field] for field in Attempt.__struct_fields__)
 # In the order of _new_row; the other columns start as NULL.
@@ -247,11 +247,13 @@ def due(
     conn: Connection, connector: str, hinted: Collection[str], *, now: float, limit: int
 ) -> list[AttemptOfJob]:
     """Of the live attempts, those worth a look now: a hint named their native id, a
-    wish to stop has not reached the scheduler, or the time limit is over.
+    wish to stop has not reached the scheduler, or the time limit is over. That is none
+    for uploads, which may take hours.
     """
     overdue = and_(
         attempts.c.stop_cause.is_(None),
         attempts.c.started_at + jobs.c.time_limit_s < now,
+        or_(jobs.c.phase.is_(None), jobs.c.phase != Phase.UPLOADING.value),
     )
     unsent = and_(attempts.c.stop_cause.is_not(None), attempts.c.stop_sent_at.is_(None))
     query = (
