@@ -31,6 +31,7 @@ from bridge.core.node_watch import NodeWatch
 from bridge.core.nodes import Nodes
 from bridge.core.outlook import Limits, Outlook
 from bridge.core.pages import Pages
+from bridge.core.patience import Patience
 from bridge.core.queue import Reserve
 from bridge.core.quota import Quota
 from bridge.core.reconcile import Reconciler
@@ -43,6 +44,8 @@ from bridge.db import instance
 from bridge.db.engine import Database, Transactions
 from bridge.embedded import EmbeddedS3
 from bridge.errors import BridgeError, ConfigError, Unavailable
+
+_KEPT: Final = "Submissions are kept and go on when it answers again."
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,13 @@ class Bridge:
     pages: Pages
     node_watch: NodeWatch
     leader: Leader
+    patience: Patience
     storage: EmbeddedS3 | None
     wake: threading.Event
 
     def ready(self) -> list[Finding]:
         """What must be true for jobs to be taken and to move on."""
-        schedulers = [self._scheduler(name) for name in self.connectors]
+        schedulers = [one for name in self.connectors for one in self._scheduler(name)]
         return [self._database(), self._role(), *schedulers]
 
     def _database(self) -> Finding:
@@ -84,10 +88,16 @@ class Bridge:
         """Both roles take submissions; only the leader hands jobs over."""
         return Finding("role", True, "leader" if self.leader.leads else "follower")
 
-    def _scheduler(self, name: str) -> Finding:
-        away = self.reconciler.away.get(name)
-        remedy = "Submissions are kept and go on when it answers again." if away else ""
-        return Finding(f"connector {name}", away is None, away or "", remedy)
+    def _scheduler(self, name: str) -> list[Finding]:
+        """What the loops of the leader met lately; a follower asks no scheduler."""
+        what = f"connector {name}"
+        faults = self.patience.faults(name) if self.leader.leads else []
+        if not faults:
+            return [Finding(what, True)]
+        return [
+            Finding(what, False, detail, f"{hint} {_KEPT}".lstrip())
+            for detail, hint in sorted({(fault.detail, fault.hint) for fault in faults})
+        ]
 
     def close(self) -> None:
         """Let calls under way finish, then close the database. Jobs go on."""
@@ -119,7 +129,8 @@ def build(config: Config) -> Bridge:
     access = Access(db)
     leader = _leader(config, db)
     fenced = Fenced(db, leader)
-    feeder = Feeder(fenced, connectors, prefix=prefix, pace=_pace(config))
+    patience = Patience()
+    feeder = Feeder(fenced, connectors, prefix=prefix, pace=_pace(config), patience=patience)
     return Bridge(
         db=db,
         connectors=connectors,
@@ -129,16 +140,15 @@ def build(config: Config) -> Bridge:
         groups=Groups(db, overlap_s=config.nodes.overlap_s),
         usage=Usage(db),
         feeder=feeder,
-        reconciler=_reconciler(config, fenced, connectors, this.restored_at),
+        reconciler=_reconciler(config, fenced, connectors, this.restored_at, patience),
         archiver=Archiver(fenced, retention_s=config.queue.retention_days * 86400),
         enrolment=Enrolment(db, connectors, access),
         selftests=Selftests(db, connectors, access, wake=wake.set),
         nodes=Nodes(db, connectors),
         pages=Pages(connectors, feeder.native_id),
-        node_watch=NodeWatch(
-            fenced, connectors, quarantine_failures=config.nodes.quarantine_failures
-        ),
+        node_watch=_node_watch(config, fenced, connectors, patience),
         leader=leader,
+        patience=patience,
         storage=embedded_storage(config),
         wake=wake,
     )
@@ -192,6 +202,7 @@ def _reconciler(
     db: Transactions,
     connectors: Mapping[str, Connector],
     restored_at: float | None,
+    patience: Patience,
 ) -> Reconciler:
     queue = config.queue
     policy = Policy(
@@ -214,7 +225,15 @@ def _reconciler(
         half_life_s=queue.half_life_s,
         forget_after_s=queue.forget_after_s,
         full_look_every_s=config.nomad.sweep_interval_s,
+        patience=patience,
     )
+
+
+def _node_watch(
+    config: Config, db: Transactions, connectors: Mapping[str, Connector], patience: Patience
+) -> NodeWatch:
+    failures = config.nodes.quarantine_failures
+    return NodeWatch(db, connectors, quarantine_failures=failures, patience=patience)
 
 
 def embedded_storage(config: Config) -> EmbeddedS3 | None:

@@ -91,7 +91,22 @@ class Unavailable(BridgeError):
 
 
 class ConnectorUnavailable(Unavailable):
-    """The scheduler behind a connector cannot be asked now; change nothing, retry."""
+    """The scheduler behind a connector cannot be asked now; change nothing, retry.
+
+    ``narrow``: it answers, and refuses this one thing, for example in the namespace of
+    one group; whatever else is asked of it may go well.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        hint: str = "",
+        retry_after: float = 5.0,
+        *,
+        narrow: bool = False,
+    ) -> None:
+        super().__init__(message, hint, retry_after)
+        self.narrow = narrow
 
 
 class LeaseLost(BridgeError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -17,6 +17,7 @@ import msgspec
 
 from bridge import log, points
 from bridge.connectors.base import Capacity, Connector, Room
+from bridge.core.patience import Act, Patience
 from bridge.core.queue import Reserve, Waiting, choose, members_of, reserve
 from bridge.core.retry import failed_on
 from bridge.core.verdict import End
@@ -84,16 +85,19 @@ class Feeder:
         *,
         prefix: str,
         pace: Pace,
+        patience: Patience | None = None,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db = db
         self._connectors = connectors
         self._prefix = prefix
         self._pace = pace
+        self._patience = patience or Patience(ticks)
         self._clock = clock
+        self._ticks = ticks
         self._pool = ThreadPoolExecutor(pace.threads, thread_name_prefix="hand-over")
-        self._not_before: dict[str, float] = {}
-        self._looked_for_expired: dict[str, float] = {}
+        self._next_look_for_expired: dict[str, float] = {}
         self._starts = _Starts()
         self._swept = False
 
@@ -105,17 +109,7 @@ class Feeder:
         self._swept = self._swept or self._db.look_up(instance.is_swept)
         if not self._swept:
             return 0
-        count = 0
-        for name, connector in self._connectors.items():
-            if self._clock() < self._not_before.get(name, 0.0):
-                continue
-            try:
-                count += self._hand_over(connector, self._reclaim(connector))
-                count += self._hand_over(connector, self._claim_selftests(connector))
-                count += sum(self._feed(connector, group) for group in self._groups(name))
-            except ConnectorUnavailable as away:
-                self._back_off(connector, away)
-        return count
+        return sum(self._serve(connector) for connector in self._connectors.values())
 
     def close(self) -> None:
         """Wait for calls under way, then stop."""
@@ -125,6 +119,17 @@ class Feeder:
         """The deterministic name of an attempt at its scheduler."""
         return f"{self._prefix}{job_id.hex}-{number}"
 
+    def _serve(self, connector: Connector) -> int:
+        """What can start at one scheduler. What is refused to one group is no other's loss."""
+        if self._patience.waits(connector.name, Act.FEED):
+            return 0
+        count = self._hand_over(connector, self._reclaim(connector))
+        count += self._hand_over(connector, self._claim_selftests(connector))
+        for group in self._groups(connector.name):
+            if not self._patience.waits(connector.name, Act.FEED, group.name):
+                count += self._feed(connector, group)
+        return count
+
     def _groups(self, connector: str) -> list[Group]:
         def read(conn: Connection) -> list[Group]:
             waiting = [identity.group_by_id(conn, one) for one in queue_db.groups_waiting(conn)]
@@ -133,10 +138,10 @@ class Feeder:
         return self._db.read(read)
 
     def _reclaim(self, connector: Connector) -> list[AttemptOfJob]:
-        now = self._clock()
-        if 0 <= now - self._looked_for_expired.get(connector.name, 0.0) < _LOOK_FOR_EXPIRED_S:
+        now, ticks = self._clock(), self._ticks()
+        if ticks < self._next_look_for_expired.get(connector.name, ticks):
             return []
-        self._looked_for_expired[connector.name] = now
+        self._next_look_for_expired[connector.name] = ticks + _LOOK_FOR_EXPIRED_S
         if not self._db.read(lambda conn: attempts.any_expired(conn, connector.name, now)):
             return []
         claimed = self._db.write(
@@ -166,7 +171,11 @@ class Feeder:
     def _feed(self, connector: Connector, group: Group) -> int:
         room = None
         if isinstance(connector, Capacity):
-            room = connector.room(group.namespace, group.node_pool)
+            try:
+                room = connector.room(group.namespace, group.node_pool)
+            except ConnectorUnavailable as away:
+                self._patience.failed(connector.name, Act.FEED, away, group.name)
+                return 0
         claimed = self._claim(connector, group, room)
         return self._hand_over(connector, claimed)
 
@@ -237,15 +246,20 @@ class Feeder:
             self._pool.submit(self._submit, connector, one, groups[one.job.group_id])
             for one in claimed
         ]
-        away: ConnectorUnavailable | None = None
+        # All of them: a pass that is given up has none of its calls under way any more.
+        wait(calls)
+        failed: dict[str, ConnectorUnavailable] = {}
         count = 0
-        for call in calls:
+        for call, one in zip(calls, claimed, strict=True):
+            group = groups[one.job.group_id]
+            place = group.name if group else ""
             try:
                 count += call.result()
-            except ConnectorUnavailable as exc:
-                away = exc
-        if away is not None:
-            raise away
+                self._patience.worked(connector.name, Act.FEED, place)
+            except ConnectorUnavailable as away:
+                failed[place] = away
+        for place, fault in failed.items():
+            self._patience.failed(connector.name, Act.FEED, fault, place)
         return count
 
     def _submit(self, connector: Connector, one: AttemptOfJob, group: Group | None) -> int:
@@ -261,7 +275,7 @@ class Feeder:
         try:
             connector.submit(spec_of(one, group, self._failed_on(one)))
         except JobRejected as exc:
-            self._reject(one, exc)
+            self._reject(one, token, exc)
             return 0
         points.reach(Point.HAND_OVER_CALLED)
         recorded = self._db.write(lambda conn: self._record(conn, one, token))
@@ -286,20 +300,20 @@ class Feeder:
         points.reach(Point.RECORD_BEFORE_COMMIT)
         return recorded
 
-    def _reject(self, one: AttemptOfJob, why: JobRejected) -> None:
+    def _reject(self, one: AttemptOfJob, token: UUID, why: JobRejected) -> None:
         now = self._clock()
         end = End(job=JobState.FAILED, cause=Cause.REJECTED, reason=why.message, ended_at=now)
         points.reach(Point.REJECT_BEFORE_COMMIT)
-        self._db.write(lambda conn: end_attempt(conn, one, end, self._pace.half_life_s, now=now))
-        _log.warning("action=reject job=%s reason=%s", one.job.id, why.message)
 
-    def _back_off(self, connector: Connector, away: ConnectorUnavailable) -> None:
-        self._not_before[connector.name] = self._clock() + away.retry_after
+        def write(conn: Connection) -> bool:
+            # Whoever took the claim over hears for itself what the scheduler says by then.
+            return attempts.give_claim_back(conn, one.attempt.id, token=token) and end_attempt(
+                conn, one, end, self._pace.half_life_s, now=now
+            )
+
+        rejected = self._db.write(write)
         _log.warning(
-            "action=feed connector=%s unavailable=%s retry_after=%.0f",
-            connector.name,
-            away.message,
-            away.retry_after,
+            "action=reject job=%s reason=%s recorded=%s", one.job.id, why.message, rejected
         )
 
 

@@ -8,7 +8,7 @@ an operator does at the scheduler is left alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -18,11 +18,12 @@ from bridge import log
 from bridge.connectors.base import Connector, Nodes
 from bridge.core.jobs import cancel_job
 from bridge.core.node_rules import Match, bar, match, may_pass, quarantine_reason
+from bridge.core.patience import Act, Patience
 from bridge.db import attempts, audit, identity, selftests
 from bridge.db import nodes as nodes_db
 from bridge.db.engine import Connection, Transactions
 from bridge.errors import ConnectorUnavailable
-from bridge.models.attempt import Cause
+from bridge.models.attempt import Cause, Handle, Observation, Observed
 from bridge.models.node import Node, NodeView
 
 _log = log.get(__name__)
@@ -44,13 +45,14 @@ class NodeWatch:
         connectors: Mapping[str, Connector],
         *,
         quarantine_failures: int,
+        patience: Patience | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._db = db
         self._connectors = connectors
         self._quarantine_failures = quarantine_failures
+        self._patience = patience or Patience()
         self._clock = clock
-        self._not_before: dict[str, float] = {}
 
     def step(self) -> None:
         """Look at all nodes once. A scheduler that cannot be asked changes nothing."""
@@ -59,12 +61,13 @@ class NodeWatch:
         self._end_quarantine()
         self._quarantine()
         for name, connector in self._connectors.items():
-            if isinstance(connector, Nodes) and self._clock() >= self._not_before.get(name, 0.0):
+            if isinstance(connector, Nodes) and not self._patience.waits(name, Act.NODES):
                 self._inspect(name, connector)
 
     def _withdraw(self) -> None:
         """Attempts that wait for nodes which no longer count are taken back, to be handed
-        over anew. What is placed runs to its end.
+        over anew. What is placed runs to its end; whether it is, its scheduler is asked
+        first, because a good deal of what is stored has begun since.
         """
         now = self._clock()
 
@@ -78,6 +81,8 @@ class NodeWatch:
             ]
 
         stale = self._db.read(read)
+        waiting = {handle for handle, seen in self._ask_about(stale).items() if _waits(seen)}
+        stale = [one for one in stale if one.handle in waiting]
         if not stale:
             return
 
@@ -89,6 +94,22 @@ class NodeWatch:
 
         self._db.write(write)
         _log.info("action=withdraw attempts=%d", len(stale))
+
+    def _ask_about(self, some: Sequence[attempts.Unplaced]) -> dict[Handle, Observation]:
+        by_place: dict[tuple[str, str], list[Handle]] = {}
+        for one in some:
+            by_place.setdefault((one.connector, one.handle.namespace), []).append(one.handle)
+        seen: dict[Handle, Observation] = {}
+        for (name, place), handles in by_place.items():
+            if name not in self._connectors or self._patience.waits(name, Act.NODES, place):
+                continue
+            try:
+                seen |= self._connectors[name].poll(handles)
+            except ConnectorUnavailable as away:
+                self._patience.failed(name, Act.NODES, away, place)
+            else:
+                self._patience.worked(name, Act.NODES, place)
+        return seen
 
     def _tidy_selftests(self) -> None:
         now = self._clock()
@@ -140,17 +161,26 @@ class NodeWatch:
     def _inspect(self, name: str, connector: Nodes) -> None:
         try:
             views = connector.nodes()
-            now = self._clock()
-
-            def read(conn: Connection) -> list[Match]:
-                groups = [one for one in identity.list_groups(conn) if one.connector == name]
-                return match(groups, nodes_db.find(conn, name), views, now)
-
-            for one in self._db.read(read):
-                self._judge(connector, one, now)
         except ConnectorUnavailable as away:
-            self._not_before[name] = self._clock() + away.retry_after
-            _log.warning("action=inspect-nodes connector=%s away=%s", name, away.message)
+            self._patience.failed(name, Act.NODES, away, "")
+            return
+        self._patience.worked(name, Act.NODES, "")
+        now = self._clock()
+
+        def read(conn: Connection) -> list[Match]:
+            groups = [one for one in identity.list_groups(conn) if one.connector == name]
+            return match(groups, nodes_db.find(conn, name), views, now)
+
+        for one in self._db.read(read):
+            place = one.view.name if one.view is not None else ""
+            if self._patience.waits(name, Act.NODES, place):
+                continue
+            try:
+                self._judge(connector, one, now)
+            except ConnectorUnavailable as away:
+                self._patience.failed(name, Act.NODES, away, place)
+            else:
+                self._patience.worked(name, Act.NODES, place)
 
     def _judge(self, connector: Nodes, one: Match, now: float) -> None:
         """Every news is written before the scheduler is called: that fails where another leads."""
@@ -215,3 +245,8 @@ class NodeWatch:
 
         self._db.write(write)
         _log.warning("action=%s node=%s reason=%s", action, target, detail)
+
+
+def _waits(seen: Observation) -> bool:
+    """Whether no machine has it, as far as its scheduler knows."""
+    return seen.node is None and seen.state in (Observed.PENDING, Observed.GONE)

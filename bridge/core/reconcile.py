@@ -1,7 +1,8 @@
 """Brings what schedulers show into the database, and our wishes to the schedulers.
 
 Connectors are called outside any transaction. A scheduler that cannot be asked
-changes nothing: the pass for it is given up and tried again after its delay.
+changes nothing: it is asked again after its delay. What it refuses in one namespace
+is left alone there, and looked after everywhere else.
 """
 
 from __future__ import annotations
@@ -12,18 +13,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
+import msgspec
+
 from bridge import log, points
 from bridge.connectors.base import Connector, Watch
+from bridge.core.forget import Forgetter
+from bridge.core.patience import Act, Patience
 from bridge.core.retry import Rules, follow_up
-from bridge.core.verdict import Decision, End, Policy, decide
+from bridge.core.sweep import Sweeper
+from bridge.core.verdict import Decision, Policy, decide
 from bridge.core.write import count_on_nodes, end_attempt, news_of, record_progress
-from bridge.db import attempts, identity, instance
-from bridge.db import jobs as jobs_db
+from bridge.db import attempts
 from bridge.db.attempts import AttemptOfJob
 from bridge.db.engine import Connection, Transactions
 from bridge.errors import ConnectorUnavailable
-from bridge.models.attempt import LIVE_ATTEMPT, Cause, Handle
-from bridge.models.job import FINAL, JobState
+from bridge.models.attempt import LIVE_ATTEMPT, Attempt, Cause, Handle
+from bridge.models.job import JobState
 from bridge.points import Point
 
 _log = log.get(__name__)
@@ -31,6 +36,9 @@ _log = log.get(__name__)
 _BATCH: Final = 200
 # So that what happened right after a look is recorded within the interval, too.
 _EARLY: Final = 0.9
+# So long without a look, and so many looks left out, and we were asleep, or could not ask.
+_ASLEEP_S: Final = 60.0
+_ASLEEP_LOOKS: Final = 3
 
 
 class Hints:
@@ -72,22 +80,36 @@ class Reconciler:
         half_life_s: float = 7 * 86400,
         forget_after_s: float = 600,
         full_look_every_s: float = 10,
+        asleep_s: float = _ASLEEP_S,
+        patience: Patience | None = None,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db = db
         self._connectors = connectors
         self._policy = policy
         self._rules = rules
         self._half_life_s = half_life_s
-        # A stopped job at the scheduler still refuses a late create-only submit.
-        self._forget_after_s = forget_after_s
         self._full_look_every_s = full_look_every_s
+        self._asleep_s = max(asleep_s, _ASLEEP_LOOKS * full_look_every_s)
+        self._patience = patience or Patience(ticks)
         self._clock = clock
+        self._ticks = ticks
         self._hints = Hints()
         self._next_full_look: dict[str, float] = {}
-        self._not_before: dict[str, float] = {}
-        self._swept = False
-        self.away: dict[str, str] = {}  # connector → why it cannot be asked, for readyz
+        self._last_look: dict[tuple[str, str], float] = {}
+        self._sweeper = Sweeper(
+            db, connectors, patience=self._patience, half_life_s=half_life_s, clock=clock
+        )
+        # A stopped job at the scheduler still refuses a late create-only submit.
+        self._forgetter = Forgetter(
+            db,
+            connectors,
+            patience=self._patience,
+            after_s=forget_after_s,
+            clock=clock,
+            ticks=ticks,
+        )
 
     def step(self) -> int:
         """Look at live attempts; returns how many ended.
@@ -95,7 +117,7 @@ class Reconciler:
         All of them; where the connector tells of changes, only those it told of,
         and all every ``full_look_every_s``, because hints may be lost.
         """
-        return sum(self._guarded(c, self._look) or 0 for c in self._connectors.values())
+        return sum(self._look(connector) for connector in self._connectors.values())
 
     def hint(self, connector: str, native_id: str | None) -> None:
         """An attempt has changed at its scheduler; None: any of them may have."""
@@ -103,55 +125,33 @@ class Reconciler:
 
     def namespaces(self, connector: str) -> set[str]:
         """Where attempts of ours are, or will be, at a connector."""
-
-        def read(conn: Connection) -> set[str]:
-            groups = identity.list_groups(conn)
-            future = {group.namespace for group in groups if group.connector == connector}
-            return future | attempts.namespaces(conn, connector)
-
-        return self._db.read(read)
+        return self._sweeper.namespaces(connector)
 
     def sweep(self) -> int:
         """Stop what lives at a scheduler though its attempt has ended; returns how many."""
-        done = [self._guarded(c, self._stop_strays) for c in self._connectors.values()]
-        if not self._swept and None not in done:
-            self._db.write(lambda conn: instance.record_sweep(conn, now=self._clock()))
-            self._swept = True
-        return sum(count or 0 for count in done)
+        return self._sweeper.sweep()
 
     def forget(self) -> int:
         """Have schedulers forget attempts that ended long enough ago; returns how many."""
-        return sum(self._guarded(c, self._forget_some) or 0 for c in self._connectors.values())
-
-    def _guarded(self, connector: Connector, act: Callable[[Connector], int]) -> int | None:
-        """What ``act`` returns; None when the connector cannot be asked."""
-        if self._clock() < self._not_before.get(connector.name, 0.0):
-            return None
-        try:
-            done = act(connector)
-        except ConnectorUnavailable as exc:
-            self._not_before[connector.name] = self._clock() + exc.retry_after
-            self.away[connector.name] = exc.message
-            self._hints.add(connector.name, None)  # what was told is not lost with this pass
-            _log.warning("action=reconcile connector=%s away=%s", connector.name, exc.message)
-            return None
-        self.away.pop(connector.name, None)
-        return done
+        return self._forgetter.forget()
 
     def _look(self, connector: Connector) -> int:
+        name = connector.name
+        if self._patience.waits(name, Act.LOOK):
+            return 0
         if not isinstance(connector, Watch):
             return self._look_at_all(connector)
-        now = self._clock()
-        hinted = self._hints.take(connector.name)
-        if hinted is None or now >= self._next_full_look.get(connector.name, 0.0):
+        now, hinted = self._ticks(), self._hints.take(name)
+        if hinted is None or now >= self._next_full_look.get(name, now):
             ended = self._look_at_all(connector)
-            self._next_full_look[connector.name] = now + _EARLY * self._full_look_every_s
+            if not self._patience.waits(name, Act.LOOK):
+                self._next_full_look[name] = now + _EARLY * self._full_look_every_s
             return ended
         due = self._db.read(
-            lambda conn: attempts.due(conn, connector.name, hinted, now=now, limit=_BATCH)
+            lambda conn: attempts.due(conn, name, hinted, now=self._clock(), limit=_BATCH)
         )
         if len(due) == _BATCH:
-            self._hints.add(connector.name, None)  # the rest
+            self._hints.add(name, None)  # the rest
         return self._look_at(connector, due)
 
     def _look_at_all(self, connector: Connector) -> int:
@@ -171,35 +171,81 @@ class Reconciler:
         )
 
     def _look_at(self, connector: Connector, batch: Sequence[AttemptOfJob]) -> int:
-        if not batch:
-            return 0
+        by_place: dict[str, list[AttemptOfJob]] = {}
+        for one in batch:
+            by_place.setdefault(one.attempt.namespace, []).append(one)
+        return sum(
+            self._look_in(connector, place, some)
+            for place, some in by_place.items()
+            if not self._patience.waits(connector.name, Act.LOOK, place)
+        )
+
+    def _look_in(self, connector: Connector, place: str, batch: Sequence[AttemptOfJob]) -> int:
         handles = {one.attempt.id: _handle(one) for one in batch}
         points.reach(Point.OBSERVE_READ)
-        seen = connector.poll(handles.values())
-        points.reach(Point.OBSERVE_POLLED)
+        # Before the question: should we be paused with the answer, it gets no older by that.
         now = self._clock()
+        try:
+            seen = connector.poll(handles.values())
+        except ConnectorUnavailable as away:
+            self._patience.failed(connector.name, Act.LOOK, away, place)
+            if not away.narrow:
+                self._hints.add(connector.name, None)  # what was told is not lost with this pass
+            return 0
+        self._patience.worked(connector.name, Act.LOOK, place)
+        points.reach(Point.OBSERVE_POLLED)
+        slept = self._has_slept((connector.name, place), now)
         decisions = [
-            (one, decide(one.job, one.attempt, seen[handle], now=now, policy=self._policy))
+            (one, decide(one.job, judged, seen[handle], now=now, policy=self._policy))
             for one in batch
             if (handle := handles[one.attempt.id]) in seen
+            for judged in [_as_just_missed(one.attempt) if slept else one.attempt]
         ]
-        for one, decision in decisions:
-            if decision.stop is not None:
-                self._stop(connector, one, decision)
-        return self._apply(decisions)
+        return self._act_on(connector, decisions)
 
-    def _stop(self, connector: Connector, one: AttemptOfJob, decision: Decision) -> None:
-        """Record the wish before the call, so that a crash between cannot lose it."""
+    def _has_slept(self, where: tuple[str, str], now: float) -> bool:
+        """Whether nobody looked for long. What was out of touch before that may have been
+        back and gone again meanwhile: its grace starts anew.
+        """
+        before = self._last_look.get(where)
+        self._last_look[where] = now
+        return before is None or now - before > self._asleep_s
+
+    def _act_on(
+        self, connector: Connector, decisions: Sequence[tuple[AttemptOfJob, Decision]]
+    ) -> int:
+        """First what needs nobody else; an end that needs a stop comes after that call."""
+        plain = [one for one in decisions if not (one[1].stop and one[1].end)]
+        ended = self._apply(plain)
+        stopped = [
+            (one, decision)
+            for one, decision in decisions
+            if decision.stop is not None and self._stop(connector, one, decision.stop)
+        ]
+        return ended + self._apply([one for one in stopped if one[1].end])
+
+    def _stop(self, connector: Connector, one: AttemptOfJob, cause: Cause) -> bool:
+        """Ask for a stop; False when that could not be done.
+
+        The wish is recorded before the call, so that a crash between cannot lose it.
+        """
+        handle = _handle(one)
+        key = (handle.namespace, handle.native_id)
+        if self._patience.waits(connector.name, Act.STOP, *key):
+            return False
         now = self._clock()
-        cause = decision.stop
-        assert cause is not None
         self._db.write(
             lambda conn: attempts.request_stop(
                 conn, one.job.id, number=one.attempt.number, cause=cause, now=now
             )
         )
         points.reach(Point.STOP_COMMITTED)
-        connector.cancel(_handle(one))
+        try:
+            connector.cancel(handle)
+        except ConnectorUnavailable as away:
+            self._patience.failed(connector.name, Act.STOP, away, *key)
+            return False
+        self._patience.worked(connector.name, Act.STOP, handle.namespace)
         points.reach(Point.STOP_CALLED)
         self._db.write(
             lambda conn: attempts.change(
@@ -208,6 +254,7 @@ class Reconciler:
         )
         points.reach(Point.STOP_SENT)
         _log.info("action=stop job=%s attempt=%d cause=%s", one.job.id, one.attempt.number, cause)
+        return True
 
     def _apply(self, decisions: Sequence[tuple[AttemptOfJob, Decision]]) -> int:
         now = self._clock()
@@ -249,73 +296,10 @@ class Reconciler:
             )
         return ended
 
-    def _stop_strays(self, connector: Connector) -> int:
-        alive = connector.sweep(self.namespaces(connector.name))
-        points.reach(Point.SWEEP_LISTED)
-        by_id = {handle.native_id: handle for handle in alive}
-        ours = self._db.read(lambda conn: attempts.unfinished(conn, list(by_id)))
-        # The latest of a job first: the others are none to go on with.
-        unknown = sorted(by_id.keys() - ours, key=lambda one: _named(one)[1], reverse=True)
-        strays = [by_id[one] for one in unknown if not self._goes_on(one)]
-        for handle in strays:
-            _log.warning("action=stop-stray native_id=%s", handle.native_id)
-            connector.cancel(handle)
-            points.reach(Point.STRAY_STOPPED)
-        return len(strays)
-
-    def _goes_on(self, native_id: str) -> bool:
-        """Whether this is an attempt that was made after the backup from which the database
-        comes, of a job that has not ended: then its job goes on with it. The next
-        hand-over has its name, and therefore finds it.
-        """
-        job_id, number = _named(native_id)
-        now = self._clock()
-
-        def write(conn: Connection) -> bool:
-            job = jobs_db.get(conn, job_id)
-            if job is None or job.state in FINAL or job.attempt >= number:
-                return False
-            for one in attempts.of_job(conn, job_id):
-                if one.state in LIVE_ATTEMPT:
-                    end = End(
-                        job=JobState.RECEIVED,
-                        cause=Cause.WITHDRAWN,
-                        reason="a later attempt is under way since before the restore",
-                        ended_at=now,
-                    )
-                    end_attempt(conn, AttemptOfJob(one, job), end, self._half_life_s, now=now)
-            return jobs_db.touch(conn, job_id, state={JobState.RECEIVED}, attempt=number - 1)
-
-        return self._db.write(write)
-
-    def _forget_some(self, connector: Connector) -> int:
-        before = self._clock() - self._forget_after_s
-        due = self._db.read(
-            lambda conn: attempts.to_forget(conn, connector.name, before=before, limit=_BATCH)
-        )
-        done: list[UUID] = []
-        try:
-            for attempt_id, handle in due:
-                points.reach(Point.FORGET_BEFORE_CALL)
-                connector.forget(handle)
-                points.reach(Point.FORGET_CALLED)
-                done.append(attempt_id)
-        finally:
-            if done:
-                now = self._clock()
-                self._db.write(lambda conn: attempts.record_forgotten(conn, done, now=now))
-                points.reach(Point.FORGET_COMMITTED)
-        return len(done)
-
 
 def _handle(one: AttemptOfJob) -> Handle:
     return Handle(one.attempt.native_id, one.attempt.namespace)
 
 
-def _named(native_id: str) -> tuple[UUID, int]:
-    """The job and the number of an attempt, from its name; number 0 if it is none of ours."""
-    *_, job, number = native_id.split("-")
-    try:
-        return UUID(job), int(number)
-    except ValueError:
-        return UUID(int=0), 0
+def _as_just_missed(attempt: Attempt) -> Attempt:
+    return msgspec.structs.replace(attempt, missing_since=None, unknown_since=None)

@@ -179,6 +179,20 @@ def record_submitted(conn: Connection, attempt_id: UUID, *, token: UUID, now: fl
     return done.rowcount == 1
 
 
+def give_claim_back(conn: Connection, attempt_id: UUID, *, token: UUID) -> bool:
+    """Nobody has this claim any more, in this transaction; False when it was lost before."""
+    done = conn.execute(
+        update(attempts)
+        .where(
+            attempts.c.id == attempt_id.bytes,
+            attempts.c.state == AttemptState.CLAIMED.value,
+            attempts.c.claim_token == token.bytes,
+        )
+        .values(claim_token=None)
+    )
+    return done.rowcount == 1
+
+
 def change(
     conn: Connection, attempt_id: UUID, *, frm: Collection[AttemptState], **values: object
 ) -> bool:
@@ -212,12 +226,22 @@ class Unplaced(msgspec.Struct, frozen=True):
     group_id: UUID
     number: int
     generations: str | None
+    connector: str
+    handle: Handle
 
 
 def unplaced(conn: Connection) -> list[Unplaced]:
     """Attempts that have not started, as far as it is known, and are not to be stopped."""
     query = (
-        select(attempts.c.job_id, jobs.c.group_id, attempts.c.number, attempts.c.generations)
+        select(
+            attempts.c.job_id,
+            jobs.c.group_id,
+            attempts.c.number,
+            attempts.c.generations,
+            attempts.c.connector,
+            attempts.c.native_id,
+            attempts.c.namespace,
+        )
         .join_from(attempts, jobs, attempts.c.job_id == jobs.c.id)
         .where(
             is_live,
@@ -227,7 +251,8 @@ def unplaced(conn: Connection) -> list[Unplaced]:
         )
     )
     return [
-        Unplaced(UUID(bytes=row[0]), UUID(bytes=row[1]), *row[2:]) for row in conn.execute(query)
+        Unplaced(UUID(bytes=row[0]), UUID(bytes=row[1]), *row[2:5], Handle(*row[5:]))
+        for row in conn.execute(query)
     ]
 
 
@@ -290,11 +315,18 @@ def of_job(conn: Connection, job_id: UUID) -> list[Attempt]:
     return []
 
 
+def of_jobs(conn: Connection, job_ids: Collection[UUID]) -> list[Attempt]:
+    """All attempts of jobs that are not archived, those of one together, first to last."""
+    wanted = attempts.c.job_id.in_([job_id.bytes for job_id in job_ids])
+    query = select(*_COLUMNS).where(wanted).order_by(attempts.c.job_id, attempts.c.number)
+    return [_attempt(row) for row in conn.execute(query)]
+
+
 def to_forget(
-    conn: Connection, connector: str, *, before: float, limit: int
+    conn: Connection, connector: str, *, before: float, limit: int, skip: int = 0
 ) -> list[tuple[UUID, Handle]]:
-    """Attempts whose end was stored by ``before``, oldest first: their rest at the
-    scheduler may go.
+    """Attempts whose end was stored by ``before``, oldest first, without the first ``skip``:
+    their rest at the scheduler may go.
     """
     query = (
         select(attempts.c.id, attempts.c.native_id, attempts.c.namespace)
@@ -306,6 +338,7 @@ def to_forget(
         )
         .order_by(attempts.c.recorded_at)
         .limit(limit)
+        .offset(skip)
     )
     return [(UUID(bytes=row[0]), Handle(row[1], row[2])) for row in conn.execute(query)]
 
@@ -333,3 +366,14 @@ def namespaces(conn: Connection, connector: str) -> set[str]:
         .distinct()
     )
     return set(conn.execute(query).scalars())
+
+
+def namespaces_ever(conn: Connection, connector: str) -> set[str]:
+    """Namespaces in which an attempt of ours ever was, those of archived jobs included.
+    Reads all of them: for rare use.
+    """
+    found: set[str] = set()
+    for table in (attempts, attempts_archive):
+        query = select(table.c.namespace).where(table.c.connector == connector).distinct()
+        found.update(conn.execute(query).scalars())
+    return found

@@ -348,8 +348,8 @@ class NomadClient:
             self._endpoint(api.Acl).get_self_token()
         except faults.FAULTS as exc:
             token_fault = exc
-        hint = faults.denial_hint(needs, token_fault, setting)
-        return ConnectorUnavailable(error.message, hint, error.retry_after)
+        hint, narrow = faults.denial_hint(needs, token_fault, setting), token_fault is None
+        return ConnectorUnavailable(error.message, hint, error.retry_after, narrow=narrow)
 
     def _endpoint(self, kind: Callable[..., Any], **settings: str) -> Any:
         # Not nomad.Nomad: it reads NOMAD_ADDR, NOMAD_TOKEN … from the environment.

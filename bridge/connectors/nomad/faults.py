@@ -87,17 +87,19 @@ def _invalid(response: requests.Response, doing: str) -> JobRejected | None:
 def _refusal(response: requests.Response, doing: str, setting: str) -> ConnectorUnavailable:
     words = said(response)
     message, wait = f"Nomad refuses to {doing}: {words}", _OPERATOR_S
+    narrow = False
     match response.status_code:
         case 401 | 403:
-            hint = _permission_hint(words)
+            hint, narrow = _permission_hint(words), True
         case 429:
             message, wait = f"Nomad has too many connections to {doing}", _retry_after(response)
             hint = "Raise limits.http_max_conns_per_client on the Nomad servers."
         case 500 if "token expired" in words:
             hint = f"Our token has expired: {_renew(setting)}"
         case 400 | 500 if lacks_place(words):
-            hint = PLACE_HINT
+            hint, narrow = PLACE_HINT, True
         case 400:
+            narrow = True
             hint = "Correct the file of nomad.job_file, if it is named here."
         case 404:
             message += " (HTTP 404)"
@@ -105,7 +107,7 @@ def _refusal(response: requests.Response, doing: str, setting: str) -> Connector
         case status:
             message, wait = f"{message} (HTTP {status})", _SOON_S
             hint = "Look at the Nomad servers' log."
-    return ConnectorUnavailable(message, hint, wait)
+    return ConnectorUnavailable(message, hint, wait, narrow=narrow)
 
 
 def is_denial(fault: Exception) -> bool:

@@ -34,5 +34,5 @@ def _invalid(client: NomadClient, job: JsonObject) -> str:
     answer = client.validate(job)
     wrong = "; ".join(answer.validation_errors or ()) or answer.error
     if faults.lacks_place(wrong):
-        raise ConnectorUnavailable(wrong, faults.PLACE_HINT, _RETRY_S)
+        raise ConnectorUnavailable(wrong, faults.PLACE_HINT, _RETRY_S, narrow=True)
     return wrong

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from bridge.core.feeder import Feeder, Pace
 from bridge.core.groups import Groups
 from bridge.core.jobs import Jobs
 from bridge.core.outlook import Outlook
+from bridge.core.patience import Patience
 from bridge.core.reconcile import Reconciler
 from bridge.core.sets import Sets
 from bridge.core.verdict import Policy
@@ -41,6 +43,8 @@ class House:
     db: Database
     clock: Clock = field(default_factory=Clock)
     scheduler: FakeConnector = field(default_factory=FakeConnector)
+    asleep_s: float = math.inf  # time passes in leaps here
+    patience: Patience = field(init=False)
     feeder: Feeder = field(init=False)
     reconciler: Reconciler = field(init=False)
 
@@ -60,10 +64,16 @@ class House:
     def restart(self) -> None:
         """The loops of a new process: they remember nothing."""
         connectors = {"local": self.scheduler}
-        self.feeder = Feeder(
-            self.db, connectors, prefix="bridge-t-", pace=Pace(threads=2), clock=self.clock
+        self.patience = Patience(self.clock)
+        times: dict[str, Any] = {
+            "clock": self.clock,
+            "ticks": self.clock,
+            "patience": self.patience,
+        }
+        self.feeder = Feeder(self.db, connectors, prefix="bridge-t-", pace=Pace(threads=2), **times)
+        self.reconciler = Reconciler(
+            self.db, connectors, policy=Policy(), asleep_s=self.asleep_s, **times
         )
-        self.reconciler = Reconciler(self.db, connectors, policy=Policy(), clock=self.clock)
 
     def add_user(self, name: str, admin: bool = False) -> Caller:
         return self.access.by_secret(self.groups.add_user(self.root, name, admin))

@@ -31,7 +31,11 @@ class Hall(House):
         self.selftests = Selftests(db, connectors, self.access, clock=self.clock)
         self.nodes = Nodes(db, connectors, self.clock)
         self.watch = NodeWatch(
-            db, connectors, quarantine_failures=QUARANTINE_FAILURES, clock=self.clock
+            db,
+            connectors,
+            quarantine_failures=QUARANTINE_FAILURES,
+            patience=self.patience,
+            clock=self.clock,
         )
 
     @property

@@ -200,7 +200,7 @@ class TestUnavailable:
         house.pass_time(100_000)
         house.step()
         assert house.job(job).state is JobState.RUNNING
-        assert house.reconciler.away
+        assert house.patience.faults("local")
 
 
 class TestCrash:

@@ -9,7 +9,7 @@ import pytest
 from bridge.db import attempts, audit
 from bridge.db.engine import Database
 from bridge.errors import Conflict, ConnectorUnavailable, Forbidden, NotFound
-from bridge.models.attempt import AttemptSpec, AttemptState, Cause, Observed
+from bridge.models.attempt import AttemptSpec, AttemptState, Cause, Observation, Observed
 from bridge.models.job import Job, JobState
 from bridge.models.node import NodeState, NodeStatus
 from tests.integration.core.machines import QUARANTINE_FAILURES, Hall
@@ -210,6 +210,31 @@ class TestRotation:
         house.watch.step()
         [one] = house.db.read(lambda conn: attempts.of_job(conn, job.id))
         assert (one.state, one.stop_cause) == (AttemptState.RUNNING, None)
+
+    def test_what_began_since_the_last_look_goes_on(self, house: Hall) -> None:
+        house.join()
+        jobs = [house.submit(), house.submit()]
+        house.step()
+        placed, started = house.machines.shown
+        house.machines.shown[placed] = Observation(state=Observed.PENDING, node="n1")
+        house.machines.shown[started] = Observation(state=Observed.RUNNING, node="n1")
+        house.rotate(0)
+        house.watch.step()
+        for job in jobs:
+            [one] = house.db.read(lambda conn: attempts.of_job(conn, job.id))  # noqa: B023
+            assert one.stop_cause is None
+
+    def test_nothing_is_taken_back_while_the_scheduler_cannot_be_asked(self, house: Hall) -> None:
+        house.join()
+        job = house.submit()
+        house.step()
+        house.rotate(0)
+        for away, cause in ((True, None), (False, Cause.WITHDRAWN)):
+            house.machines.away = away
+            house.watch.step()
+            [one] = house.db.read(lambda conn: attempts.of_job(conn, job.id))
+            assert one.stop_cause is cause
+            house.pass_time(2)
 
     def test_a_hand_over_under_way_is_taken_back_too(self, house: Hall) -> None:
         """The feeder looked at the group before the rotation, and submits after it."""

@@ -76,10 +76,12 @@ class Service:
         self.this = self.db.write(instance.get_or_create)
         connectors = {"local": scheduler}
         self.jobs = Jobs(self.db, outlook=Outlook(self.db, connectors), clock=clock)
-        self.feeder = Feeder(self.db, connectors, prefix="bridge-t-", pace=ALL_AT_ONCE, clock=clock)
+        self.feeder = Feeder(
+            self.db, connectors, prefix="bridge-t-", pace=ALL_AT_ONCE, clock=clock, ticks=clock
+        )
         policy = Policy(gone_grace_s=0, restored_at=self.this.restored_at)
         self.reconciler = Reconciler(
-            self.db, connectors, policy=policy, forget_after_s=0, clock=clock
+            self.db, connectors, policy=policy, forget_after_s=0, clock=clock, ticks=clock
         )
 
     def step(self) -> None:
@@ -240,6 +242,26 @@ def test_a_job_that_was_given_up_can_be_tried_again(drill: Drill) -> None:
         one.number for one in drill.service.db.read(lambda conn: attempts.of_job(conn, job.id))
     ]
     assert numbers == [1, 2]
+
+
+def test_one_that_had_failed_before_and_was_tried_again_can_be_tried_once_more(
+    drill: Drill,
+) -> None:
+    [job] = drill.submit(1)
+    drill.service.step()
+    drill.scheduler.end(drill.handle(job), Cause.EXIT)
+    drill.service.reconciler.step()
+    drill.backup()
+    drill.service.jobs.retry(drill.house.ada, job.id)
+    drill.service.step()
+    drill.restore()
+    drill.house.clock.now = time.time() + 1
+    drill.service.reconciler.sweep()
+    assert drill.scheduler.cancels == [drill.handle(job, 2)]  # the job has ended, as far as we know
+    drill.service.jobs.retry(drill.house.ada, job.id)
+    drill.settle()
+    assert drill.service.ended(job) == (JobState.COMPLETED, None)
+    assert drill.scheduler.submits[-1] == drill.handle(job, 3)
 
 
 class RealNode:

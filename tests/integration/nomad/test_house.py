@@ -283,8 +283,7 @@ def test_while_nomad_does_not_answer_nothing_changes(
 
 def hurry(house: House) -> None:
     """Do not wait for the back-off, which may take half a minute."""
-    house.bridge.reconciler._not_before.clear()
-    house.bridge.feeder._not_before.clear()
+    house.bridge.patience.clear()
 
 
 def test_a_cut_stream_is_followed_again(open_house: MakeHouse, nomad: NomadCluster) -> None:

@@ -272,3 +272,14 @@ def test_a_denial_names_what_the_token_lacks(client: NomadClient, nomad: FakeNom
     with pytest.raises(ConnectorUnavailable) as caught:
         client.register(JOB)
     assert "lacks register-job." in caught.value.hint
+    assert caught.value.narrow
+
+
+def test_a_token_that_is_no_good_is_refused_everywhere(
+    client: NomadClient, nomad: FakeNomad
+) -> None:
+    nomad.routes["POST", "/v1/jobs"] = Answer(403, "Permission denied")
+    nomad.routes["GET", "/v1/acl/token/self"] = Answer(403, "ACL token not found")
+    with pytest.raises(ConnectorUnavailable) as caught:
+        client.register(JOB)
+    assert not caught.value.narrow

@@ -163,3 +163,26 @@ def test_a_missing_place_is_no_fault_of_the_job(place: str) -> None:
 
 def test_messages_stay_short() -> None:
     assert len(translated(of_nomad(500, "x" * 10_000), "ask").message) < 500
+
+
+@pytest.mark.parametrize(
+    ("fault", "narrow"),
+    [
+        (of_nomad(403, "Permission denied"), True),
+        (of_nomad(500, 'job is in nonexistent node pool "g-lab"'), True),
+        (of_nomad(400, "bad request"), True),
+        (of_nomad(429, ""), False),
+        (of_nomad(500, "No cluster leader"), False),
+        (of_nomad(500, "ACL token expired"), False),
+        (of_nomad(404, "a proxy"), False),
+        (requests.ConnectionError("refused"), False),
+        (requests.ReadTimeout(), False),
+    ],
+    ids=str,
+)
+def test_what_is_refused_in_one_place_may_go_well_in_another(
+    fault: Exception, narrow: bool
+) -> None:
+    found = translated(fault, "act")
+    assert isinstance(found, ConnectorUnavailable)
+    assert found.narrow is narrow
