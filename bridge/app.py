@@ -131,12 +131,13 @@ def build(config: Config) -> Bridge:
     fenced = Fenced(db, leader)
     patience = Patience()
     feeder = Feeder(fenced, connectors, prefix=prefix, pace=_pace(config), patience=patience)
+    jobs, sets = _jobs(config, db, connectors, wake)
     return Bridge(
         db=db,
         connectors=connectors,
         access=access,
-        jobs=_jobs(config, db, connectors, wake),
-        sets=Sets(db, quota=_quota(config), wake=wake.set),
+        jobs=jobs,
+        sets=sets,
         groups=Groups(db, overlap_s=config.nodes.overlap_s),
         usage=Usage(db),
         feeder=feeder,
@@ -156,21 +157,16 @@ def build(config: Config) -> Bridge:
 
 def _jobs(
     config: Config, db: Database, connectors: Mapping[str, Connector], wake: threading.Event
-) -> Jobs:
+) -> tuple[Jobs, Sets]:
     limits = config.limits
     under_way = Limits(per_user=limits.running_per_user, per_group=limits.running_per_group)
-    return Jobs(
-        db,
-        outlook=Outlook(db, connectors, limits=under_way, half_life_s=config.queue.half_life_s),
-        quota=_quota(config),
-        images=Images(config.images.registries),
-        wake=wake.set,
+    outlook = Outlook(db, connectors, limits=under_way, half_life_s=config.queue.half_life_s)
+    quota = Quota(per_user=limits.queued_per_user, per_group=limits.queued_per_group)
+    images = Images(config.images.registries)
+    return (
+        Jobs(db, outlook=outlook, quota=quota, images=images, wake=wake.set),
+        Sets(db, outlook=outlook, quota=quota, wake=wake.set),
     )
-
-
-def _quota(config: Config) -> Quota:
-    limits = config.limits
-    return Quota(per_user=limits.queued_per_user, per_group=limits.queued_per_group)
 
 
 def _pace(config: Config) -> Pace:

@@ -17,7 +17,7 @@ from bridge.models.identity import Caller, User
 from bridge.models.job import Job, JobState, NewJob
 from bridge.models.job_set import SetSummary
 from bridge.models.node import Admission, Candidate, NodeReport, SelftestFinding
-from bridge.models.usage import Month
+from bridge.models.usage import GroupMonth, Month
 
 _KEY: Final = "nomad-bridge"
 
@@ -76,9 +76,17 @@ class Jobs(Protocol):
 class Sets(Protocol):
     """The rules of sets; errors are those of ``bridge.core.sets``. Verbs tell how many changed."""
 
-    def find(self, caller: Caller) -> list[SetSummary]: ...
+    def find(
+        self, caller: Caller, *, limit: int | None = None, after: str = ""
+    ) -> list[SetSummary]: ...
 
     def get(self, caller: Caller, name: str) -> SetSummary: ...
+
+    def explain(self, caller: Caller, name: str) -> Explanation: ...
+
+    def attempts(
+        self, caller: Caller, name: str, *, limit: int = 100, before: UUID | None = None
+    ) -> list[list[Attempt]]: ...
 
     def cancel(self, caller: Caller, name: str) -> int: ...
 
@@ -95,6 +103,8 @@ class Usage(Protocol):
     """Who used how much."""
 
     def by_month(self, caller: Caller) -> list[Month]: ...
+
+    def of_group(self, caller: Caller) -> list[GroupMonth]: ...
 
 
 class Groups(Protocol):

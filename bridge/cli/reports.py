@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -11,29 +12,31 @@ from bridge.cli import options, output
 from bridge.cli.options import Session, pass_session
 
 if TYPE_CHECKING:
-    from bridge.client.answers import Attempt
+    from collections.abc import Sequence
+
+    from bridge.client.answers import Attempt, Explanation, GroupUsage, Usage
 
 _HOUR_S: Final = 3600
 
 
 @click.command()
 @options.targets
+@options.in_set
 @options.as_json
 @pass_session
-def explain(session: Session, /, json_: bool, **named: Any) -> None:
-    """Say why a job waits, or what became of it, in a sentence."""
+def explain(session: Session, /, set_: str | None, json_: bool, **named: Any) -> None:
+    """Say why a job waits, or what became of it, in a sentence.
+
+    Of a set: how its jobs stand, and why the first of those that wait does.
+    """
     client = session.client()
+    if set_ is not None:
+        options.only_set(set_, named)
+        _explain_set(client.sets.explain(set_), set_, as_json=json_)
+        return
     found = [(target.job, client.explain(target.job)) for target in options.resolve(**named)]
     if json_:
-        shown = [
-            {
-                "job": job,
-                "explanation": why.explanation,
-                "ahead": why.ahead,
-                "details": why.details,
-            }
-            for job, why in found
-        ]
+        shown = [_as_dict("job", job, why) for job, why in found]
         output.show_json(shown[0] if len(shown) == 1 else shown)
     elif len(found) == 1:
         click.echo(found[0][1].explanation)
@@ -41,19 +44,44 @@ def explain(session: Session, /, json_: bool, **named: Any) -> None:
         output.show_table(("JOB", "WHY"), [(job, why.explanation) for job, why in found])
 
 
+def _explain_set(why: Explanation, name: str, *, as_json: bool) -> None:
+    if as_json:
+        output.show_json(_as_dict("set", name, why))
+    else:
+        click.echo(why.explanation)
+
+
+def _as_dict(what: str, name: str, why: Explanation) -> dict[str, Any]:
+    return {
+        what: name,
+        "explanation": why.explanation,
+        "ahead": why.ahead,
+        "details": why.details,
+    }
+
+
 @click.command()
 @options.targets
+@options.in_set
 @options.as_json
 @pass_session
-def attempts(session: Session, /, json_: bool, **named: Any) -> None:
-    """Show the runs of a job: where, how long, how they ended."""
+def attempts(session: Session, /, set_: str | None, json_: bool, **named: Any) -> None:
+    """Show the runs of a job: where, how long, how they ended.
+
+    Of a set: those of its jobs, the newest job first.
+    """
     client = session.client()
-    found = [(target.job, client.attempts(target.job)) for target in options.resolve(**named)]
+    if set_ is None:
+        found = [(target.job, client.attempts(target.job)) for target in options.resolve(**named)]
+    else:
+        options.only_set(set_, named)
+        runs_of = groupby(client.sets.attempts(set_), key=lambda run: run.job)
+        found = [(job, tuple(runs)) for job, runs in runs_of]
     if json_:
         output.show_json([{"job": job, "attempts": runs} for job, runs in found])
         return
     # One job needs no name before people, but lines in a pipe always look the same.
-    with_job = len(found) > 1 or not sys.stdout.isatty()
+    with_job = len(found) > 1 or set_ is not None or not sys.stdout.isatty()
     output.show_filled(
         ("JOB", "RUN", "STATE", "NODE", "AGE", "TIME", "EXIT", "CAUSE", "DETAIL"),
         [(job if with_job else "", *_row(run)) for job, runs in found for run in runs],
@@ -87,28 +115,32 @@ def sets(session: Session, /, json_: bool) -> None:
 
 
 @click.command()
+@click.option("--group", is_flag=True, help="All members of the group together (admins).")
 @options.as_json
 @pass_session
-def usage(session: Session, /, json_: bool) -> None:
+def usage(session: Session, /, group: bool, json_: bool) -> None:
     """Show what you used by month, in core hours; as admin what everybody did."""
-    found = session.client().usage()
+    from bridge.client.answers import Usage
+
+    client = session.client()
+    found: Sequence[Usage | GroupUsage] = client.group_usage() if group else client.usage()
     if json_:
         output.show_json(found)
         return
-    columns = ("MONTH", "USER", "RUNS", "CORE HOURS", "GPU HOURS")
+    columns = ("MONTH", *(() if group else ("USER",)), "RUNS", "CORE HOURS", "GPU HOURS")
     output.show_table(
         columns,
         [
             (
                 line.month,
-                line.user,
+                *([line.user] if isinstance(line, Usage) else []),
                 str(line.attempts),
                 f"{line.core_seconds / _HOUR_S:.2f}",
                 f"{line.gpu_seconds / _HOUR_S:.2f}",
             )
             for line in found
         ],
-        numbers=columns[2:],
+        numbers=columns[-3:],
     )
 
 

@@ -65,6 +65,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     state: str
+    job: str = ""
     native_id: str | None = None
     node: str | None = None
     claimed_at: datetime | None = None
@@ -110,6 +111,15 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What a user used in a month (UTC, YYYY-MM)."""
 
     user: str
+    month: str
+    attempts: int
+    core_seconds: float
+    gpu_seconds: float = 0.0
+
+
+class GroupUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a group used in a month (UTC, YYYY-MM)."""
+
     month: str
     attempts: int
     core_seconds: float

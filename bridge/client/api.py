@@ -9,6 +9,7 @@ was done.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -22,6 +23,7 @@ from bridge.errors import BridgeError, Unreachable
 _CONNECT_S: Final = 5.0
 _READ_S: Final = 60.0
 _LONGEST_WAIT_S: Final = 60
+_PAGE: Final = 1000
 _BUSY: Final = frozenset({429, 502, 503, 504})
 
 _BY_WORD: Final[dict[str, type[BridgeError]]] = {
@@ -65,6 +67,16 @@ class Api:
         """GET ``/v1/<path>``; each part of ``path`` is quoted. Raises as ``call``."""
         given = {name: str(value) for name, value in query.items() if value is not None}
         return self.call("GET", path, query=given)
+
+    def pages(self, *path: str) -> Iterator[Any]:
+        """All that the list at ``/v1/<path>`` holds, read page by page. Raises as ``call``."""
+        cursor = None
+        while True:
+            answer = self.get(*path, limit=_PAGE, cursor=cursor)
+            yield from answer[path[-1]]
+            cursor = answer.get("next")
+            if not cursor:
+                return
 
     def post(self, *path: str, body: object = None, repeatable: bool = True) -> Any:
         """POST to ``/v1/<path>``. Raises as ``call``."""

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final
 
 from bridge.client import waiting
-from bridge.client.answers import Job, JobSet, decode
+from bridge.client.answers import Attempt, Explanation, Job, JobSet, decode
 from bridge.client.api import Api
 
 _WORKERS: Final = 8
@@ -39,11 +39,19 @@ class Sets:
 
     def list(self) -> Sequence[JobSet]:
         """All sets, by name."""
-        return decode(self._api.get("sets")["sets"], tuple[JobSet, ...])
+        return tuple(decode(item, JobSet) for item in self._api.pages("sets"))
 
     def status(self, name: str) -> JobSet:
         """How many jobs of a set are in which state."""
         return decode(self._api.get("sets", name), JobSet)
+
+    def explain(self, name: str) -> Explanation:
+        """How a set stands, and why the first of its jobs that wait does."""
+        return decode(self._api.get("sets", name, "explain"), Explanation)
+
+    def attempts(self, name: str) -> Iterator[Attempt]:
+        """The runs of its jobs, the newest job first, its first run first; read page by page."""
+        return (decode(item, Attempt) for item in self._api.pages("sets", name, "attempts"))
 
     def wait(
         self,

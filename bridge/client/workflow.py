@@ -17,6 +17,7 @@ from bridge.client.answers import (
     Activity,
     Attempt,
     Explanation,
+    GroupUsage,
     Job,
     Usage,
     User,
@@ -264,6 +265,10 @@ class Client:
     def usage(self) -> Sequence[Usage]:
         """What you used, by month; as admin, what everybody in the group did."""
         return decode(self._api.get("usage")["usage"], tuple[Usage, ...])
+
+    def group_usage(self) -> Sequence[GroupUsage]:
+        """What the whole group used, by month (admins)."""
+        return decode(self._api.get("usage", "group")["usage"], tuple[GroupUsage, ...])
 
     def users(self) -> Sequence[User]:
         """The members of the group (admins)."""

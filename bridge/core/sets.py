@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 from uuid import UUID
 
 from bridge import points
 from bridge.core.access import require_user
+from bridge.core.outlook import Outlook
 from bridge.core.quota import Gate, Quota
-from bridge.db import archive, audit
+from bridge.db import archive, attempts, audit
 from bridge.db import sets as sets_db
 from bridge.db.engine import Connection, Database
 from bridge.db.sets import Chunk, JobSet
 from bridge.errors import NotFound
+from bridge.models.attempt import Attempt
+from bridge.models.explanation import Explanation
 from bridge.models.identity import Caller, Role
 from bridge.models.job import FINAL, JobState
 from bridge.models.job_set import SetSummary
@@ -39,11 +42,13 @@ class Sets:
         self,
         db: Database,
         *,
+        outlook: Outlook,
         quota: Quota = Quota(),  # noqa: B008 (frozen)
         wake: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._db = db
+        self._outlook = outlook
         self._gate = Gate(db, quota)
         self._wake = wake
         self._clock = clock
@@ -66,6 +71,44 @@ class Sets:
         if not found:
             raise _not_there(name)
         return found[0]
+
+    def explain(self, caller: Caller, name: str) -> Explanation:
+        """How a set stands, and why the first of its jobs that wait does.
+
+        Raises NotFound, Forbidden.
+        """
+        which = JobSet(caller.group.id, name, _only(caller))
+        counts = self.get(caller, name).jobs
+        first = self._db.read(lambda conn: sets_db.first_waiting(conn, which))
+        stands = f"Of {sum(counts.values()):,} jobs {_counted(counts)}."
+        details: dict[str, object] = {"jobs": counts}
+        if first is None:
+            return Explanation(sentence=f"{stands} None waits.", details=details)
+        found = self._outlook.explain(first, caller.group)
+        return Explanation(
+            sentence=f"{stands} The first that waits is {first.id}: {found.sentence}",
+            ahead=found.ahead,
+            details={**found.details, **details, "job": str(first.id)},
+        )
+
+    def attempts(
+        self, caller: Caller, name: str, *, limit: int = 100, before: UUID | None = None
+    ) -> list[list[Attempt]]:
+        """The attempts of each job of a set that had any, the newest job first, its first
+        attempt first. ``before`` is the last job of the page before.
+
+        Raises NotFound, Forbidden.
+        """
+        which = self._named(caller, name)
+
+        def read(conn: Connection) -> list[list[Attempt]]:
+            ids = sets_db.with_runs(conn, which, limit, before)
+            of_one: dict[UUID, list[Attempt]] = {job_id: [] for job_id in ids}
+            for attempt in attempts.of_jobs(conn, ids):
+                of_one[attempt.job_id].append(attempt)
+            return list(of_one.values())
+
+        return self._db.read(read)
 
     def cancel(self, caller: Caller, name: str) -> int:
         """Cancel what waits at once, ask the rest to stop; how many jobs that were.
@@ -187,6 +230,16 @@ def _only(caller: Caller) -> UUID | None:
     """Whose jobs a caller has in view; None for everybody's. Raises Forbidden."""
     user = require_user(caller)
     return None if caller.role is Role.ADMIN else user.id
+
+
+def _counted(counts: Mapping[JobState, int]) -> str:
+    """For example "1,200 are received, 8 are running and 1 is failed"."""
+    first, *more = [
+        f"{counts[state]:,} {'is' if counts[state] == 1 else 'are'} {state}"
+        for state in JobState
+        if counts.get(state)
+    ]
+    return f"{', '.join([first, *more[:-1]])} and {more[-1]}" if more else first
 
 
 def _not_there(name: str) -> NotFound:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bridge.core.access import require_user
+from bridge.core.access import require_admin, require_user
 from bridge.db import usage
 from bridge.db.engine import Database
 from bridge.models.identity import Caller, Role
-from bridge.models.usage import Month
+from bridge.models.usage import GroupMonth, Month
 
 
 class Usage:
@@ -22,3 +22,8 @@ class Usage:
         if caller.role is Role.ADMIN:
             return found
         return [month for month in found if month.user == me.name]
+
+    def of_group(self, caller: Caller) -> list[GroupMonth]:
+        """What the whole group used (admins). Raises Forbidden."""
+        require_admin(caller)
+        return self._db.read(lambda conn: usage.of_group(conn, caller.group.id))

@@ -6,11 +6,11 @@ import time
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from bridge.db.statements import Prepared, insert_new
 from bridge.db.tables import shares, usage, users
-from bridge.models.usage import Month, Share
+from bridge.models.usage import GroupMonth, Month, Share
 
 _SHARES: Final = Prepared(
     select(shares.c.user_id, shares.c.core_seconds, shares.c.at)
@@ -64,3 +64,16 @@ def by_month(conn: Connection, group_id: UUID) -> list[Month]:
         .order_by(usage.c.month.desc(), users.c.name)
     )
     return [Month(*row) for row in conn.execute(query)]
+
+
+def of_group(conn: Connection, group_id: UUID) -> list[GroupMonth]:
+    """A group's use, all members together, the newest month first."""
+    totals = (usage.c.attempts, usage.c.core_seconds, usage.c.gpu_seconds)
+    query = (
+        select(usage.c.month, *map(func.sum, totals))
+        .join(users, users.c.id == usage.c.user_id)
+        .where(users.c.group_id == group_id.bytes)
+        .group_by(usage.c.month)
+        .order_by(usage.c.month.desc())
+    )
+    return [GroupMonth(*row) for row in conn.execute(query)]

@@ -29,6 +29,15 @@ class Share(msgspec.Struct, frozen=True):
         return Share(self.now(later, half_life_s) + new, later)
 
 
+class GroupMonth(msgspec.Struct, frozen=True):
+    """What a group used in a month (UTC, YYYY-MM). Withdrawn attempts do not count."""
+
+    month: str
+    attempts: int
+    core_seconds: float
+    gpu_seconds: float
+
+
 class Month(msgspec.Struct, frozen=True):
     """What a user used in a month (UTC, YYYY-MM). Withdrawn attempts do not count."""
 

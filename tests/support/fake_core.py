@@ -29,7 +29,7 @@ from bridge.models.identity import Caller, Group, Role, User
 from bridge.models.job import FINAL, LIVE, Job, JobState, NewJob
 from bridge.models.job_set import SetSummary
 from bridge.models.secret import SecretKind, kind_of, new_secret
-from bridge.models.usage import Month
+from bridge.models.usage import GroupMonth, Month
 from tests.support.fake_machines import FakeMachines, FakeNodes
 
 NOW: Final = 1_767_225_600.25  # 2026-01-01T00:00:00.250Z
@@ -277,6 +277,7 @@ class FakeJobs:
             "state": JobState.RECEIVED,
             "attempt": 0,
             "retries": 0,
+            "attempts_before": 0,
             "created_at": NOW,
         }
         self.jobs[job_id] = Job(**{**nothing, **given, **made})
@@ -294,9 +295,22 @@ class FakeSets:
     def __init__(self, jobs: FakeJobs) -> None:
         self._jobs = jobs
 
-    def find(self, caller: Caller) -> list[SetSummary]:
+    def find(
+        self, caller: Caller, *, limit: int | None = None, after: str = ""
+    ) -> list[SetSummary]:
         names = {job.set for job in self._jobs.find(caller, limit=1_000_000)}
-        return [self.get(caller, name) for name in sorted(filter(None, names))]
+        page = [name for name in sorted(filter(None, names)) if name > after][:limit]
+        return [self.get(caller, name) for name in page]
+
+    def explain(self, caller: Caller, name: str) -> Explanation:
+        found = self._jobs.explain(caller, self._members(caller, name)[-1].id)
+        return msgspec.structs.replace(found, sentence=f"Of {name}: {found.sentence}")
+
+    def attempts(
+        self, caller: Caller, name: str, *, limit: int = 100, before: UUID | None = None
+    ) -> list[list[Attempt]]:
+        jobs = [job for job in self._members(caller, name) if before is None or job.id < before]
+        return [self._jobs.attempts(caller, job.id) for job in jobs if job.attempt][:limit]
 
     def get(self, caller: Caller, name: str) -> SetSummary:
         states = Counter(job.state for job in self._members(caller, name))
@@ -342,6 +356,13 @@ class FakeUsage:
         me = _require_user(caller)
         everyone = caller.role is Role.ADMIN
         return [month for month in self.months if everyone or month.user == me.name]
+
+    def of_group(self, caller: Caller) -> list[GroupMonth]:
+        _require_admin(caller)
+        return [
+            GroupMonth(one.month, one.attempts, one.core_seconds, one.gpu_seconds)
+            for one in self.months
+        ]
 
 
 class FakePages:

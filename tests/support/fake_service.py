@@ -82,7 +82,7 @@ class FakeService:
         route = (method, *map(unquote, parts.path.strip("/").split("/")[1:]))
         return (
             self._about_group(route, body)
-            or self._about_sets(route)
+            or self._about_sets(route, query)
             or self._about_runs(route)
             or self._about_compute_secret(route, body)
             or self._about_nodes(route, body)
@@ -104,16 +104,27 @@ class FakeService:
                 return 200, {"users": [{"name": "ada", "admin": True}]}
             case "POST", "users":
                 return 201, body | {"secret": SECRET}
-            case "GET", "usage":
-                used = {"user": "ada", "month": "2026-01", "attempts": 3}
-                return 200, {"usage": [used | {"core_seconds": 5400.0, "gpu_seconds": 0.0}]}
+            case "GET", "usage", *group:
+                used = {"month": "2026-01", "attempts": 3, "core_seconds": 5400.0}
+                whose = {} if group else {"user": "ada"}
+                return 200, {"usage": [used | whose | {"gpu_seconds": 0.0}]}
         return None
 
-    def _about_sets(self, route: tuple[str, ...]) -> Answer | None:
+    def _about_sets(self, route: tuple[str, ...], query: dict[str, str]) -> Answer | None:
         names = sorted({job["set"] for job in self.jobs.values() if job.get("set")})
         match route:
             case "GET", "sets":
-                return 200, {"sets": [self._summary(name) for name in names]}
+                names = [name for name in names if name > query.get("cursor", "")]
+                page = names[: min(int(query["limit"]), self.page)]
+                following = page[-1] if len(page) < len(names) else None
+                return 200, {"sets": [self._summary(name) for name in page], "next": following}
+            case "GET", "sets", name, "explain" if name in names:
+                sentence = "Of 3 jobs 3 are received."
+                return 200, {"explanation": sentence, "ahead": 2, "details": {"bob": 2}}
+            case "GET", "sets", name, "attempts" if name in names:
+                ids = sorted((job["id"] for job in self._members(name)), reverse=True)
+                runs = [run | {"job": one} for one in ids for run in self.attempts.get(one, ())]
+                return 200, {"attempts": runs, "next": None}
             case "GET", "sets", name if name in names:
                 return 200, self._summary(name)
             case "POST", "sets", name, verb if name in names:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 from msgspec import UNSET, UnsetType
 from werkzeug.routing import BaseConverter
 
@@ -16,6 +16,7 @@ from bridge.api.paging import HINTS, Page, canonical_uuid, cut
 from bridge.api.services import services
 from bridge.api.v1 import translate
 from bridge.errors import InvalidRequest, NotFound
+from bridge.models.attempt import Attempt
 from bridge.models.identity import Caller
 from bridge.models.job import Job
 from bridge.turns import long_work
@@ -122,11 +123,8 @@ def prune(job_id: str) -> Response:
 def attempts(job_id: str) -> Response:
     """The runs of one job, the first one first."""
     caller = auth.caller()
-    bridge = services().bridge
-    found = bridge.jobs.attempts(caller, _job_id(job_id))
-    pages = bridge.pages
-    shown = [translate.attempt_view(one, caller, pages.of_attempt(caller, one)) for one in found]
-    return answer({"attempts": shown})
+    found = services().bridge.jobs.attempts(caller, _job_id(job_id))
+    return answer({"attempts": _attempt_views(found, caller)})
 
 
 @blueprint.get("/jobs/<job_id>/explain")
@@ -138,16 +136,50 @@ def explain(job_id: str) -> Response:
 
 @blueprint.get("/sets")
 def find_sets() -> Response:
-    """The caller's sets; for an admin, the group's."""
-    found = services().bridge.sets.find(auth.caller())
-    return answer({"sets": [translate.set_view(one) for one in found]})
+    """The caller's sets by name; for an admin, the group's."""
+    caller = auth.caller()
+    wanted = query(translate.SetQuery, HINTS)
+    found = services().bridge.sets.find(caller, limit=wanted.limit + 1, after=wanted.after())
+    page = found[: wanted.limit]
+    following = page[-1].name if len(found) > len(page) else None
+    return answer({"sets": [translate.set_view(one) for one in page], "next": following})
 
 
 @blueprint.get("/sets/<text:name>")
 def get_set(name: str) -> Response:
-    """One set."""
+    """One set; with ``/explain`` or ``/attempts`` behind its name, that of it."""
     caller = auth.caller()
+    of, _, last = name.rpartition("/")
+    # A name may end so, too: its own slash comes as %2F.
+    if of and last in _ABOUT_SETS and _last_part() == last:
+        return _ABOUT_SETS[last](caller, _set_name(of))
     return answer(translate.set_view(services().bridge.sets.get(caller, _set_name(name))))
+
+
+def _explain_set(caller: Caller, name: str) -> Response:
+    found = services().bridge.sets.explain(caller, name)
+    return answer(translate.explanation_view(found))
+
+
+def _set_attempts(caller: Caller, name: str) -> Response:
+    """The runs of its jobs, the newest job first; a page is of so many jobs."""
+    wanted = query(Page, HINTS)
+    found = services().bridge.sets.attempts(
+        caller, name, limit=wanted.limit + 1, before=wanted.before()
+    )
+    page = found[: wanted.limit]
+    following = str(page[-1][0].job_id) if len(found) > len(page) else None
+    shown = _attempt_views([one for runs in page for one in runs], caller)
+    return answer({"attempts": shown, "next": following})
+
+
+_ABOUT_SETS: Final = {"explain": _explain_set, "attempts": _set_attempts}
+
+
+def _last_part() -> str:
+    """The last part of the path as it was sent, before anything of it is decoded."""
+    sent = str(request.environ.get("REQUEST_URI") or request.path)
+    return sent.partition("?")[0].rpartition("/")[2]
 
 
 @blueprint.post("/sets/<text:name>/<any(cancel, hold, release, retry, prune):verb>")
@@ -226,6 +258,12 @@ def usage() -> Response:
     return answer({"usage": services().bridge.usage.by_month(auth.caller())})
 
 
+@blueprint.get("/usage/group")
+def usage_of_group() -> Response:
+    """What the whole group used, by month (admins)."""
+    return answer({"usage": services().bridge.usage.of_group(auth.caller())})
+
+
 @blueprint.get("/whoami")
 def whoami() -> Response:
     """Who the secret belongs to."""
@@ -248,6 +286,11 @@ def _view(job: Job, caller: Caller) -> translate.JobView:
 def _views(jobs: Sequence[Job], caller: Caller) -> list[translate.JobView]:
     ui_url = services().bridge.pages.of_job
     return [translate.job_view(job, caller, ui_url(caller, job)) for job in jobs]
+
+
+def _attempt_views(found: Sequence[Attempt], caller: Caller) -> list[translate.AttemptView]:
+    pages = services().bridge.pages
+    return [translate.attempt_view(one, caller, pages.of_attempt(caller, one)) for one in found]
 
 
 def _no_fields() -> None:

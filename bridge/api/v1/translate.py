@@ -77,6 +77,18 @@ class JobQuery(paging.Page, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     set: fields.Title | UnsetType = UNSET
 
 
+class SetQuery(paging.Page, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The query of ``GET /v1/sets``; the cursor is a name."""
+
+    def after(self) -> str:
+        """The name after which the page begins. Raises InvalidRequest."""
+        if self.cursor is UNSET:
+            return ""
+        if not is_set_name(self.cursor):
+            raise InvalidRequest("?cursor: is not one of ours.", paging.HINTS["cursor"])
+        return self.cursor
+
+
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """A job as its owner and the admins see it."""
 
@@ -115,6 +127,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a job. Its name and its page at the scheduler are for admins."""
 
+    job: UUID
     number: int
     state: AttemptState
     native_id: str | None
@@ -276,6 +289,7 @@ def job_view(job: Job, caller: Caller, page: str | None) -> JobView:
 def attempt_view(attempt: Attempt, caller: Caller, page: str | None) -> AttemptView:
     """An attempt for ``caller``; ``page`` is its page at the scheduler."""
     return AttemptView(
+        job=attempt.job_id,
         number=attempt.number,
         state=attempt.state,
         native_id=attempt.native_id if caller.role is Role.ADMIN else None,

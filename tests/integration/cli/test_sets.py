@@ -40,7 +40,9 @@ def test_a_set_is_steered_by_one_request(run: Run, fake: FakeService, jobs: list
     assert run("cancel", "--set", "s / 1").output == "0 jobs of set s / 1 canceled\n"
 
 
-@pytest.mark.parametrize("verb", ["cancel", "hold", "release", "retry", "prune", "wait", "get"])
+@pytest.mark.parametrize(
+    "verb", ["cancel", "hold", "release", "retry", "prune", "wait", "get", "explain", "attempts"]
+)
 def test_a_set_is_named_alone_and_must_be_there(run: Run, fake: FakeService, verb: str) -> None:
     assert run(verb, "--set", "s", "some-job").exit_code == 2
     assert run(verb, "--set", "s", "--dir", ".").exit_code == 2
@@ -140,6 +142,40 @@ def test_attempts(run: Run, fake: FakeService, jobs: list[str]) -> None:
     assert run("attempts", jobs[1]).output == ""
     (shown,) = json.loads(run("attempts", jobs[0], "--json").stdout)
     assert [item["cause"] for item in shown["attempts"]] == ["oom", None]
+
+
+def test_explain_of_a_set(run: Run, jobs: list[str]) -> None:
+    assert run("explain", "--set", "s / 1").output == "Of 3 jobs 3 are received.\n"
+    assert json.loads(run("explain", "--set", "s / 1", "--json").stdout) == {
+        "set": "s / 1",
+        "explanation": "Of 3 jobs 3 are received.",
+        "ahead": 2,
+        "details": {"bob": 2},
+    }
+
+
+def test_attempts_of_a_set(run: Run, fake: FakeService, jobs: list[str]) -> None:
+    started = {"state": "ended", "claimed_at": "2026-01-31T12:00:00.000Z"}
+    fake.attempts[jobs[0]] = [started | {"number": 1}]
+    fake.attempts[jobs[2]] = [started | {"number": 1}, started | {"number": 2}]
+    lines = [line.split("\t") for line in run("attempts", "--set", "s / 1").output.splitlines()]
+    assert [line[:2] for line in lines] == [[jobs[2], "1"], [jobs[2], "2"], [jobs[0], "1"]]
+    shown = json.loads(run("attempts", "--set", "s / 1", "--json").stdout)
+    assert [(one["job"], len(one["attempts"])) for one in shown] == [(jobs[2], 2), (jobs[0], 1)]
+
+
+def test_usage_of_the_group_is_one_line_a_month(run: Run) -> None:
+    assert run("usage", "--group").output == "2026-01\t3\t1.50\t0.00\n"
+    (line,) = json.loads(run("usage", "--group", "--json").stdout)
+    assert "user" not in line
+
+
+def test_sets_are_read_page_by_page(run: Run, fake: FakeService, jobs: list[str]) -> None:
+    for number, job in enumerate(jobs):
+        fake.jobs[job]["set"] = f"s{number}"
+    fake.page = 2
+    lines = run("sets").output.splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["s0", "s1", "s2"]
 
 
 def test_usage_is_in_core_hours(run: Run) -> None:

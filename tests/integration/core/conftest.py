@@ -55,7 +55,7 @@ class House:
         self.groups = Groups(self.db, self.clock)
         outlook = Outlook(self.db, connectors, clock=self.clock)
         self.jobs = Jobs(self.db, outlook=outlook, clock=self.clock)
-        self.sets = Sets(self.db, clock=self.clock)
+        self.sets = Sets(self.db, outlook=outlook, clock=self.clock)
         _, secret = self.groups.add_group("lab", "root", connector="local")
         self.compute_secret = self.groups.rotate_compute_secret(self.access.by_secret(secret))
         self.root = self.access.by_secret(secret)

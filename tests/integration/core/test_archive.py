@@ -9,11 +9,12 @@ from uuid import uuid4
 import pytest
 
 from bridge.core.archive import Archiver
+from bridge.core.usage import Usage
 from bridge.db import archive as archive_db
 from bridge.db import jobs as jobs_db
 from bridge.db import usage
 from bridge.db.statements import Prepared
-from bridge.errors import Conflict, NotFound
+from bridge.errors import Conflict, Forbidden, NotFound
 from bridge.models.attempt import Cause, Observed
 from bridge.models.job import Job, JobState, NewJob
 from bridge.points import Point
@@ -87,6 +88,18 @@ def test_many_go_in_chunks(house: House) -> None:
     house.pass_time(100 * DAY)
     assert archive(house) == 1100
     assert house.jobs.find(house.ada) == []
+
+
+def test_use_of_the_group_is_that_of_all_members(house: House) -> None:
+    run(house, cores=4)
+    run(house, cores=2)
+    run(house, caller=house.root)
+    [total] = Usage(house.db).of_group(house.root)
+    months = Usage(house.db).by_month(house.root)
+    assert len(months) == 2
+    assert (total.attempts, total.core_seconds) == (3, sum(one.core_seconds for one in months))
+    with pytest.raises(Forbidden):
+        Usage(house.db).of_group(house.ada)
 
 
 def test_usage_stays(house: House) -> None:

@@ -153,6 +153,58 @@ class TestRetry:
             house.jobs.retry(house.ada, other.id)
 
 
+class TestAttemptsOfASet:
+    def test_the_newest_job_first_in_pages(self, house: House) -> None:
+        bob = house.add_user("bob")
+        jobs = [house.submit(set="scan") for _ in range(3)]
+        house.submit(bob, set="scan")
+        house.step()
+        house.scheduler.show(Observed.ENDED, cause=Cause.EXIT, exit_code=1)
+        house.step()
+        house.jobs.retry(house.ada, jobs[1].id)
+        house.step()
+        fill(house, 2, hold=True)  # never run
+        runs = house.sets.attempts(house.ada, "scan", limit=2)
+        assert [[(one.job_id, one.number) for one in of_job] for of_job in runs] == [
+            [(jobs[2].id, 1)],
+            [(jobs[1].id, 1), (jobs[1].id, 2)],
+        ]
+        [[last]] = house.sets.attempts(house.ada, "scan", limit=2, before=jobs[1].id)
+        assert last.job_id == jobs[0].id
+        assert len(house.sets.attempts(house.root, "scan")) == 4
+        with pytest.raises(NotFound):
+            house.sets.attempts(house.ada, "other")
+
+
+class TestExplainASet:
+    def test_the_first_that_waits(self, house: House) -> None:
+        fill(house, 8)
+        house.step()
+        house.scheduler.away = True
+        fill(house, 1, hold=True, priority=100)
+        fill(house, 1)
+        first = house.submit(set="scan", priority=60)
+        said = house.sets.explain(house.ada, "scan")
+        assert said.sentence.startswith(
+            f"Of 11 jobs 3 are received and 8 are submitted. The first that waits is {first.id}: "
+        )
+        assert said.ahead == 0
+        assert (said.details["job"], said.details["position"]) == (str(first.id), 1)
+        assert said.details["jobs"] == {JobState.RECEIVED: 3, JobState.SUBMITTED: 8}
+
+    def test_held_when_all_are(self, house: House) -> None:
+        fill(house, 2, hold=True)
+        assert "It is held" in house.sets.explain(house.ada, "scan").sentence
+
+    def test_nothing_waits(self, house: House) -> None:
+        job = house.submit(set="scan")
+        house.jobs.cancel(house.ada, job.id)
+        said = house.sets.explain(house.ada, "scan")
+        assert (said.sentence, said.ahead) == ("Of 1 jobs 1 is canceled. None waits.", None)
+        with pytest.raises(NotFound):
+            house.sets.explain(house.add_user("bob"), "scan")
+
+
 class TestExplain:
     def test_who_is_ahead(self, house: House) -> None:
         house.scheduler.away = True

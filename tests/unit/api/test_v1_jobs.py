@@ -93,6 +93,7 @@ def test_attempts_show_what_happened_and_only_admins_the_schedulers_name(
     bridge.jobs.change(bridge.jobs.jobs[UUID(job["id"])], attempt=2)
     first, second = ben.get(f"/v1/jobs/{job['id']}/attempts").get_json()["attempts"]
     assert first == {
+        "job": job["id"],
         "number": 1,
         "state": "ended",
         "native_id": None,

@@ -50,6 +50,9 @@ def test_members_see_their_own_usage_and_admins_the_groups(
     assert ben.get("/v1/usage").get_json() == {"usage": [bens]}
     assert len(anna.get("/v1/usage").get_json()["usage"]) == 2
     assert_canonical_error(reader.get("/v1/usage"), 403)
+    [total, *_] = anna.get("/v1/usage/group").get_json()["usage"]
+    assert set(total) == {"month", "attempts", "core_seconds", "gpu_seconds"}
+    assert_canonical_error(ben.get("/v1/usage/group"), 403)
 
 
 def test_a_new_users_secret_works_and_is_shown_once(anna: Door) -> None:

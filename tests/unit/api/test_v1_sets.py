@@ -46,8 +46,60 @@ def test_a_member_sees_the_own_jobs_of_a_set_and_an_admin_all(
     submitted(cleo, "shared", 3)
     counts = [door.get("/v1/sets/shared").get_json()["jobs"] for door in (ben, cleo, anna)]
     assert counts == [{"received": 2}, {"received": 3}, {"received": 5}]
-    assert bert.get("/v1/sets").get_json() == {"sets": []}
+    assert bert.get("/v1/sets").get_json() == {"sets": [], "next": None}
     assert_canonical_error(bert.get("/v1/sets/shared"), 404)
+
+
+def test_sets_come_in_pages(ben: Door) -> None:
+    for name in ("b", "größe", "a", "c/d"):
+        submitted(ben, name, 1)
+    seen, cursor = [], ""
+    while cursor is not None:
+        after = f"&cursor={quote(cursor, safe='')}" if cursor else ""
+        page = ben.get(f"/v1/sets?limit=3{after}").get_json()
+        seen.append([one["name"] for one in page["sets"]])
+        cursor = page["next"]
+    assert seen == [["a", "b", "c/d"], ["größe"]]
+    assert_canonical_error(ben.get("/v1/sets?limit=0"), 422, "limit")
+    assert_canonical_error(ben.get("/v1/sets?cursor=%00"), 422, "cursor")
+    assert_canonical_error(ben.get("/v1/sets?colour=red"), 422, "colour")
+
+
+def test_a_set_explains_itself(ben: Door) -> None:
+    submitted(ben, "a/b", 2)
+    assert ben.get("/v1/sets/a%2Fb/explain").get_json() == {
+        "explanation": "Of a/b: 0 jobs are ahead.",
+        "ahead": 0,
+        "details": {"cores_free": 2},
+    }
+
+
+def test_the_runs_of_a_set_come_job_by_job(ben: Door, anna: Door, bridge: FakeBridge) -> None:
+    first, second, _ = submitted(ben, "s", 3)
+    for job, count in ((first, 1), (second, 2)):
+        bridge.jobs.change(bridge.jobs.jobs[UUID(job["id"])], attempt=count)
+    page = ben.get("/v1/sets/s/attempts?limit=1").get_json()
+    assert [(run["job"], run["number"]) for run in page["attempts"]] == [
+        (second["id"], 1),
+        (second["id"], 2),
+    ]
+    rest = ben.get(f"/v1/sets/s/attempts?limit=1&cursor={page['next']}").get_json()
+    assert [(run["job"], run["number"]) for run in rest["attempts"]] == [(first["id"], 1)]
+    assert rest["next"] is None
+    assert rest["attempts"][0]["native_id"] is None
+    [*_, seen] = anna.get("/v1/sets/s/attempts").get_json()["attempts"]
+    assert seen["native_id"] and seen["ui_url"]
+
+
+@pytest.mark.parametrize("what", ["explain", "attempts"])
+def test_a_set_may_have_the_name_of_a_question(ben: Door, what: str) -> None:
+    submitted(ben, what, 1)
+    submitted(ben, f"a/{what}", 1)
+    assert ben.get(f"/v1/sets/{what}").get_json()["name"] == what
+    assert ben.get(f"/v1/sets/a%2F{what}").get_json()["name"] == f"a/{what}"
+    assert ben.get(f"/v1/sets/a%2F{what}/{what}").status_code == 200
+    assert ben.get(f"/v1/sets/{what}/{what}").status_code == 200
+    assert_canonical_error(ben.get(f"/v1/sets/a/{what}"), 404)
 
 
 def test_verbs_say_how_many_jobs_changed(ben: Door, bridge: FakeBridge) -> None:
@@ -100,7 +152,7 @@ def test_an_unknown_verb_is_no_action(ben: Door) -> None:
 
 
 def test_sets_need_a_member(reader: Door, nobody: Door) -> None:
-    for path in ("/v1/sets", "/v1/sets/s"):
+    for path in ("/v1/sets", "/v1/sets/s", "/v1/sets/s/explain", "/v1/sets/s/attempts"):
         assert_canonical_error(reader.get(path), 403)
         assert_canonical_error(nobody.get(path), 401)
     assert_canonical_error(reader.post("/v1/sets/s/cancel"), 403)

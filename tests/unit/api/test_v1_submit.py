@@ -147,7 +147,7 @@ def test_what_is_left_out_has_its_default(ben: Door) -> None:
 
 def test_a_job_has_exactly_the_documented_fields(ben: Door) -> None:
     job = ben.post("/v1/jobs", submission()).get_json()
-    hidden = {"group_id", "user_id", "pinned_to"}
+    hidden = {"group_id", "user_id", "pinned_to", "attempts_before"}
     assert set(job) == set(Job.__struct_fields__) - hidden | {"ui_url"}
 
 
