@@ -127,7 +127,7 @@ def build(config: Config) -> Bridge:
         raise
     wake = threading.Event()
     access = Access(db)
-    leader = _leader(config, db)
+    leader = _leader(config, db, this)
     fenced = Fenced(db, leader)
     patience = Patience()
     feeder = Feeder(fenced, connectors, prefix=prefix, pace=_pace(config), patience=patience)
@@ -183,13 +183,14 @@ def _pace(config: Config) -> Pace:
     )
 
 
-def _leader(config: Config, db: Database) -> Leader:
+def _leader(config: Config, db: Database, this: instance.Instance) -> Leader:
     return Leader(
         db,
         # Two bridges may be built in one process.
         holder=f"{process.name_of_this()}/{secrets.token_hex(4)}",
         lease_s=config.queue.lease_s,
         has_ended=lambda holder: process.has_ended(holder.rpartition("/")[0]),
+        is_same=lambda conn: instance.is_same(conn, this),
     )
 
 

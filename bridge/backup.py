@@ -16,7 +16,7 @@ from typing import Final
 from bridge import process
 from bridge.db import backup as stored
 from bridge.db.engine import Database
-from bridge.errors import ConfigError
+from bridge.errors import ConfigError, Conflict
 
 _LONGEST_S: Final = 6 * 3600.0
 _SQLITE: Final = b"SQLite format 3\0"
@@ -103,6 +103,8 @@ def _run(program: str, arguments: Sequence[str], url: str) -> None:
     done = process.run([program, *arguments], timeout=_LONGEST_S, env=env)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
+        if any(stored.IN_USE in line for line in said):
+            raise Conflict(stored.IN_USE, stored.RUNNING_HINT)
         raise ConfigError(f"{program} failed: {said[0]}", _PROGRAMS_HINT)
 
 

@@ -11,13 +11,14 @@ from typing import Final
 from bridge import log
 from bridge.app import Bridge, build
 from bridge.config import Config
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, DatabaseReplaced
 from bridge.server import HttpServer, create_app
 from bridge.watcher import Watcher, watchers
 
 _log = log.get(__name__)
 
 _FORGET_EVERY_S: Final = 30.0
+_FORGET_AT_LEAST_S: Final = 600.0  # what is still known there refuses a late submit
 _STORAGE_EVERY_S: Final = 5.0
 _USES_EVERY_S: Final = 5.0
 _ARCHIVE_EVERY_S: Final = 300.0
@@ -81,15 +82,23 @@ class Loop(threading.Thread):
         self._wake.set()
 
 
-def loops(bridge: Bridge, config: Config) -> list[Loop]:
+def loops(bridge: Bridge, config: Config, give_up: Callable[[BridgeError], object]) -> list[Loop]:
     """The loops of a bridge, not yet started. The one that keeps the lease is the last,
-    so that it goes on until the others have ended.
+    so that it goes on until the others have ended. ``give_up`` is called, maybe again and
+    again, when the process must end.
     """
     found = _leaders_loops(bridge, config)
     leading = tuple(found)
 
     def lead() -> None:
-        if bridge.leader.step():
+        try:
+            taken = bridge.leader.step()
+        except DatabaseReplaced as exc:
+            give_up(exc)
+            return
+        if taken or not bridge.leader.leads:
+            bridge.patience.clear()  # what was refused to whoever led before
+        if taken:
             for name in bridge.connectors:
                 bridge.reconciler.hint(name, None)
             for loop in leading:
@@ -124,15 +133,18 @@ def _leaders_loops(bridge: Bridge, config: Config) -> list[Loop]:
 class Service:
     """One bridge with its loops and its HTTP server; ``with`` starts and stops it.
 
-    Jobs and the embedded storage go on when it stops.
+    Jobs and the embedded storage go on when it stops. ``ended`` is set by whoever wants it
+    to stop, and by itself when it cannot go on.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, ended: threading.Event | None = None) -> None:
         self._config = config
         self.bridge = build(config)
         self._loops: list[Loop] = []
         self._watchers: list[Watcher] = []
         self._http: HttpServer | None = None
+        self._ended = ended or threading.Event()
+        self._fault: BridgeError | None = None
 
     def __enter__(self) -> Service:
         try:
@@ -154,6 +166,13 @@ class Service:
     def start(self) -> None:
         """Storage first, then the loops, then the door. Raises ConfigError, Unavailable."""
         config = self._config
+        if config.queue.forget_after_s < _FORGET_AT_LEAST_S:
+            _log.warning(
+                "action=start queue.forget_after_s=%.0f hint=below %.0f s an attempt that reaches"
+                " its scheduler late may run once more",
+                config.queue.forget_after_s,
+                _FORGET_AT_LEAST_S,
+            )
         if self.bridge.storage is not None:
             self.bridge.storage.start()
         self._http = HttpServer(
@@ -161,7 +180,7 @@ class Service:
             config.server.bind,
             config.server.threads,
         )
-        self._loops = loops(self.bridge, config)
+        self._loops = loops(self.bridge, config, self._give_up)
         for loop in self._loops:
             loop.start()
         reconciler = next(loop for loop in self._loops if loop.name == "reconciler")
@@ -170,6 +189,18 @@ class Service:
             watcher.start()
         self._http.start()
         _log.info("action=serve address=http://%s", self._http.address)
+
+    def wait(self) -> None:
+        """Until ``ended`` is set. Raises what the service gave up for, if it did."""
+        self._ended.wait()
+        if self._fault is not None:
+            raise self._fault
+
+    def _give_up(self, fault: BridgeError) -> None:
+        if self._fault is None:
+            _log.error("action=give-up fault=%s hint=%s", fault.message, fault.hint)
+        self._fault = fault
+        self._ended.set()
 
     def stop(self) -> None:
         """No new requests, finish those under way, then the loops, then the database."""
@@ -188,16 +219,16 @@ class Service:
 def run(config: Config, ready: Callable[[str], object] = str) -> None:
     """Serve until SIGINT or SIGTERM. ``ready`` is called with HOST:PORT once it listens.
 
-    Raises ConfigError, Unavailable.
+    Raises ConfigError, Unavailable; DatabaseReplaced, for a supervisor to start it again.
     """
     log.setup(config.log.level, config.log.json)
-    stopped = threading.Event()
+    ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
-    with Service(config) as service:
+        signal.signal(number, lambda *_: ended.set())
+    with Service(config, ended) as service:
         _settle()
         ready(service.address)
-        stopped.wait()
+        service.wait()
         _log.info("action=stop")
 
 

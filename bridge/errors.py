@@ -14,6 +14,7 @@
     ├── Unavailable             a part we need does not answer; nothing was changed
     │   └── ConnectorUnavailable
     ├── LeaseLost               another process leads; nothing was changed
+    ├── DatabaseReplaced        the database is no longer the one this process started with
     ├── JobRejected             a scheduler refuses this job and always will
     ├── ClientError             the client side could not do what it was asked
     │   ├── Unreachable         service or storage cannot be reached
@@ -111,6 +112,10 @@ class ConnectorUnavailable(Unavailable):
 
 class LeaseLost(BridgeError):
     """Another process leads; nothing was changed."""
+
+
+class DatabaseReplaced(BridgeError):
+    """The database was put back to a backup, or replaced, while this process ran."""
 
 
 class JobRejected(BridgeError):

@@ -161,7 +161,11 @@ class Queue(Section, frozen=True, kw_only=True):
     ] = 30.0
     forget_after_s: Annotated[
         float,
-        Meta(ge=0, description="Seconds an ended attempt stays at its scheduler."),
+        Meta(
+            ge=0,
+            description="Seconds an ended attempt stays at its scheduler, where it refuses a late "
+            "submit of itself; below 600 is for tests.",
+        ),
     ] = 600.0
     retention_days: Annotated[
         float,

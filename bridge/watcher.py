@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Final
 
+from bridge import log
 from bridge.app import Bridge
 from bridge.connectors.base import Watch
+
+_log = log.get(__name__)
+
+_AGAIN_S: Final = 5.0
 
 
 class Watcher(threading.Thread):
@@ -32,7 +38,15 @@ class Watcher(threading.Thread):
             self._reconciler.hint(self._of, native_id)
             self._changed()
 
-        self._connector.watch(lambda: self._reconciler.namespaces(self._of), changed, self._stopped)
+        while not self._stopped.is_set():
+            try:
+                self._connector.watch(
+                    lambda: self._reconciler.namespaces(self._of), changed, self._stopped
+                )
+            except Exception:  # noqa: BLE001 (a thread's last line of defence)
+                # Without hints the queue goes on, and every end is seen late.
+                _log.exception("action=watch connector=%s", self._of)
+            self._stopped.wait(_AGAIN_S)
 
     def stop(self) -> None:
         """End soon; returns at once. What it waits for has deadlines of its own."""

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from bridge import log
 from bridge.db import leases
 from bridge.db.engine import Connection, Transactions
-from bridge.errors import LeaseLost, Unavailable
+from bridge.errors import DatabaseReplaced, LeaseLost, Unavailable
 
 _log = log.get(__name__)
 
@@ -30,6 +30,8 @@ class Leader:
 
     ``holder`` names this process and no other. ``has_ended`` says whether the
     process of a name is known to have ended: then its lease is not waited for.
+    ``is_same`` says whether the database is the one this process started with, and not a
+    backup that was put in its place: what we know of another one is worth nothing.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class Leader:
         holder: str,
         lease_s: float,
         has_ended: Callable[[str], bool] = lambda _: False,
+        is_same: Callable[[Connection], bool] = lambda _: True,
     ) -> None:
         self._db = db
         self._holder = holder
         self._lease_s = lease_s
         self._has_ended = has_ended
+        self._is_same = is_same
         self._lock = threading.Lock()
         self._held: leases.Held | None = None
         self._passes = 0
@@ -56,26 +60,43 @@ class Leader:
     def step(self) -> bool:
         """Renew the lease, or take it if it is free; True when it was taken just now.
 
-        Raises Unavailable.
+        Raises Unavailable; DatabaseReplaced, and then the lease is not ours any more.
         """
         held = self._held
         if held is not None:
-            if not self._db.write(lambda conn: leases.renew(conn, held)):
+            if not self._db.write(lambda conn: self._renew(conn, held)):
                 self._lose(held)
             return False
         # A pass begun under an older lease must not go on under a new one.
         return self._passes == 0 and self._take()
 
+    def _renew(self, conn: Connection, held: leases.Held) -> bool:
+        self._refuse_another(conn)
+        return leases.renew(conn, held)
+
+    def _refuse_another(self, conn: Connection) -> None:
+        if not self._is_same(conn):
+            self._held = None
+            raise DatabaseReplaced(
+                "The database was put back to a backup, or replaced, while this process ran.",
+                "Start it again: what it remembers is of the database before.",
+            )
+
     def _take(self) -> bool:
-        found = self._db.read(lambda conn: leases.holder_of(conn, LEASE))
+        def read(conn: Connection) -> tuple[str, bool] | None:
+            self._refuse_another(conn)
+            return leases.holder_of(conn, LEASE)
+
+        found = self._db.read(read)
         dead = found[0] if found and not found[1] and self._has_ended(found[0]) else None
         if found and not found[1] and dead is None:
             return False
-        self._held = self._db.write(
-            lambda conn: leases.take(
-                conn, LEASE, holder=self._holder, lasts_s=self._lease_s, dead=dead
-            )
-        )
+
+        def write(conn: Connection) -> leases.Held | None:
+            self._refuse_another(conn)
+            return leases.take(conn, LEASE, holder=self._holder, lasts_s=self._lease_s, dead=dead)
+
+        self._held = self._db.write(write)
         if self._held is None:
             return False
         _log.info("action=lead fence=%d", self._held.fence)

@@ -27,7 +27,17 @@ from bridge.errors import ConfigError, Conflict
 TABLES: Final = (*metadata.tables, "alembic_version")
 NOT_KEPT: Final = leases.name  # who worked the queue then
 
-_RUNNING_HINT: Final = "Stop every process of the service, then restore."
+IN_USE: Final = "The database is in use by this service."
+RUNNING_HINT: Final = "Stop every process of the service, then restore."
+_OTHERS: Final = (
+    "FROM pg_stat_activity WHERE datname = current_database()"
+    " AND application_name = 'nomad-bridge' AND pid <> pg_backend_pid()"
+)
+# A transaction looks at who is connected once, unless it is told to look again.
+_REFUSE_OTHERS: Final = f"""
+SELECT pg_stat_clear_snapshot();
+DO $$ BEGIN IF EXISTS (SELECT 1 {_OTHERS}) THEN RAISE EXCEPTION '{IN_USE}'; END IF; END $$
+"""
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -84,12 +94,8 @@ def restore_sqlite(backup: Path, target: Path, now: float) -> int:
 
 def refuse_if_connected(db: Database) -> None:
     """Raises Conflict while another process of this program uses a PostgreSQL database."""
-    others = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name = 'nomad-bridge' AND pid <> pg_backend_pid()"
-    )
-    if db.look_up(lambda conn: conn.execute(others).scalar_one()):
-        raise Conflict("The database is in use by this service.", _RUNNING_HINT)
+    if db.look_up(lambda conn: conn.execute(text(f"SELECT count(*) {_OTHERS}")).scalar_one()):
+        raise Conflict(IN_USE, RUNNING_HINT)
 
 
 def epoch_of(db: Database) -> int:
@@ -105,14 +111,16 @@ def epoch_of(db: Database) -> int:
 
 def around_restore(*, above: int, now: float) -> tuple[str, str]:
     """What PostgreSQL is to do before and after the tables of a backup come back, as SQL.
-    The second is ``instance.start_epoch`` for a backup that holds no leases.
+    The second is ``instance.start_epoch`` for a backup that holds no leases, and fails with
+    ``IN_USE`` where somebody has connected since the restore began.
     """
     epoch = func.greatest(instance_table.c.epoch, above) + 1
     start = update(instance_table).values(epoch=epoch, epoch_started_at=now, swept_at=null())
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     sql = start.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
     # What brings the tables back leaves no schema to look for names in.
-    return f"DROP TABLE IF EXISTS {', '.join(TABLES)} CASCADE", f"RESET search_path; {sql}"
+    after = f"RESET search_path; {sql}; {_REFUSE_OTHERS}"
+    return f"DROP TABLE IF EXISTS {', '.join(TABLES)} CASCADE", after
 
 
 @contextlib.contextmanager
@@ -148,7 +156,7 @@ def _damage(path: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
-            raise Conflict(f"{path} is in use by this service.", _RUNNING_HINT) from None
+            raise Conflict(f"{path} is in use by this service.", RUNNING_HINT) from None
         raise ConfigError(f"{path} cannot be used: {error}.", "Look at the disk.") from None
     except sqlite3.DatabaseError as error:
         raise ConfigError(

@@ -55,6 +55,12 @@ def get_or_create(conn: Connection, *, now: float | None = None) -> Instance:
     return Instance(*row)
 
 
+def is_same(conn: Connection, this: Instance) -> bool:
+    """Whether the database is still the one that ``this`` was read from, in the same epoch."""
+    row = conn.execute(select(instance.c.name, instance.c.epoch)).first()
+    return row is not None and (row[0], row[1]) == (this.name, this.epoch)
+
+
 def is_swept(conn: Connection) -> bool:
     """Whether, in this epoch, everything that lives at the schedulers was listed once."""
     row = conn.execute(select(instance.c.swept_at)).first()

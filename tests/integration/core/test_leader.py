@@ -9,13 +9,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bridge import process
 from bridge.core.leader import Fenced, Leader
+from bridge.db import instance
 from bridge.db.engine import Database
-from bridge.errors import LeaseLost
+from bridge.errors import DatabaseReplaced, LeaseLost
 from bridge.models.job import FINAL, Job, JobState
 from bridge.points import Point
 from tests.integration.core.conftest import House
@@ -73,6 +75,46 @@ class TestInOneProcess:
         one.while_leading(act)()
         assert written == []
         assert one.step()
+
+    @pytest.mark.parametrize("had_lead", [True, False])
+    def test_another_epoch_is_not_worked_by_who_knew_the_old_one(
+        self, db: Database, had_lead: bool
+    ) -> None:
+        this = db.write(instance.get_or_create)
+        leader = Leader(
+            db, holder="one", lease_s=60, is_same=lambda conn: instance.is_same(conn, this)
+        )
+        if had_lead:
+            assert leader.step()
+            assert not leader.step()
+        db.write(lambda conn: instance.start_epoch(conn, above=1, now=2.0))
+        written: list[int] = []
+        with pytest.raises(LeaseLost):
+            Fenced(db, leader).write(lambda _: written.append(1))
+        for _ in range(2):
+            with pytest.raises(DatabaseReplaced, match="backup"):
+                leader.step()
+        assert (leader.leads, written) == (False, [])
+        assert self.leader(db, "two").step()
+
+    def test_nor_is_one_that_comes_between_its_look_and_its_lease(
+        self, db: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        this = db.write(instance.get_or_create)
+        leader = Leader(
+            db, holder="one", lease_s=60, is_same=lambda conn: instance.is_same(conn, this)
+        )
+        read = db.read
+
+        def then_restored(fn: Any) -> Any:
+            found = read(fn)
+            db.write(lambda conn: instance.start_epoch(conn, above=1, now=2.0))
+            return found
+
+        monkeypatch.setattr(db, "read", then_restored)
+        with pytest.raises(DatabaseReplaced):
+            leader.step()
+        assert not leader.leads
 
     def test_a_pass_is_for_the_leader_only(self, db: Database) -> None:
         acts: list[int] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -163,6 +164,31 @@ class TestSqlite:
         file.close()
         with pytest.raises(ConfigError, match="newer"):
             backup.restore(sqlite_url, tmp_path / "backup")
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_somebody_who_connects_meanwhile_is_not_overrun(
+    lab: Lab, database_url: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    this(lab.db)
+    backup.make(database_url, file)
+    job = lab.add_job()
+    lab.db.close()
+    late = Database(database_url)
+    run = process.run
+
+    def run_late(argv: list[str], **more: Any) -> Any:
+        if argv[0] == "psql":
+            late.ping()
+        return run(argv, **more)
+
+    monkeypatch.setattr(process, "run", run_late)
+    with pytest.raises(Conflict, match="in use"):
+        backup.restore(database_url, file)
+    assert late.read(lambda conn: jobs.get(conn, job)) is not None
+    assert this(late).epoch == 1
+    late.close()
 
 
 class TestPostgresql:

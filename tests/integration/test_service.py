@@ -1,0 +1,117 @@
+"""The loops and threads of a service that goes on, or ends, when it cannot do its work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.app import Bridge, build
+from bridge.config import Config, load
+from bridge.core.patience import Act
+from bridge.daemon import Service, loops
+from bridge.db import instance
+from bridge.db.engine import Database
+from bridge.errors import ConnectorUnavailable, DatabaseReplaced
+from bridge.watcher import Watcher
+from tests.support.poll import eventually
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    flags = {
+        "data_dir": tmp_path,
+        "server.bind": "127.0.0.1:0",
+        "storage.embedded": False,
+        "queue.lease_s": 1.0,
+    }
+    return load(None, {}, flags)
+
+
+@pytest.fixture
+def bridge(config: Config) -> Iterator[Bridge]:
+    built = build(config)
+    yield built
+    built.close()
+
+
+def findings(bridge: Bridge) -> list[tuple[bool, str, str]]:
+    return [(one.ok, one.detail, one.remedy) for one in bridge.ready() if "connector" in one.what]
+
+
+DENIED = ConnectorUnavailable("Permission denied", "The token lacks purge-job.", 30, narrow=True)
+
+
+class TestReadiness:
+    def test_says_where_what_is_missing(self, bridge: Bridge) -> None:
+        bridge.leader.step()
+        assert findings(bridge) == [(True, "", "")]
+        bridge.patience.failed("local", Act.FORGET, DENIED, "g-lab", "bridge-t-1")
+        [(ok, detail, remedy)] = findings(bridge)
+        assert (ok, detail) == (False, "in g-lab: Permission denied")
+        assert remedy.startswith("The token lacks purge-job.")
+
+    def test_a_follower_knows_of_nothing(self, config: Config, bridge: Bridge) -> None:
+        bridge.leader.step()
+        bridge.patience.failed("local", Act.LOOK, DENIED, "g-lab")
+        bridge.leader.release()
+        assert findings(bridge) == [(True, "", "")]
+        [lead] = [loop for loop in loops(bridge, config, str) if loop.name == "leader"]
+        lead._act()
+        assert bridge.leader.leads
+        assert findings(bridge) == [(True, "", "")]  # that was another reign
+
+
+def test_it_ends_when_its_database_was_replaced(config: Config) -> None:
+    with Service(config) as service:
+        eventually(lambda: service.bridge.leader.leads)
+        other = Database(config.database.url)
+        other.write(lambda conn: instance.start_epoch(conn, above=1, now=2.0))
+        with pytest.raises(DatabaseReplaced, match="while this process ran"):
+            service.wait()
+        assert not service.bridge.leader.leads
+        other.close()
+
+
+def test_it_ends_well_when_it_is_asked_to(config: Config) -> None:
+    ended = threading.Event()
+    with Service(config, ended) as service:
+        ended.set()
+        service.wait()
+
+
+def test_a_fault_of_a_watch_is_not_its_end(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.watcher._AGAIN_S", 0.01)
+    calls: list[int] = []
+
+    class Faulty:
+        def watch(self, namespaces: object, changed: object, stopped: threading.Event) -> None:
+            calls.append(1)
+            if len(calls) < 3:
+                raise RuntimeError("a fault of ours")
+            stopped.wait()
+
+    nothing: Callable[[], None] = lambda: None  # noqa: E731
+    watcher = Watcher(bridge, "local", Faulty(), nothing)
+    watcher.start()
+    eventually(lambda: len(calls) == 3)
+    watcher.stop()
+    watcher.join(5)
+    assert not watcher.is_alive()
+
+
+def test_an_early_forgetting_is_warned_of(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Service(config):
+        assert "forget_after_s" not in caplog.text
+    flags = {
+        "data_dir": tmp_path,
+        "server.bind": "127.0.0.1:0",
+        "storage.embedded": False,
+        "queue.forget_after_s": 0,
+    }
+    with Service(load(None, {}, flags)):
+        assert "forget_after_s=0" in caplog.text
