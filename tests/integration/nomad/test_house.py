@@ -6,13 +6,14 @@ import os
 import subprocess
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bridge.models.attempt import Cause
-from bridge.models.job import JobState, Phase
+from bridge.models.job import JobState, NewJob, Phase
 from tests.integration.nomad.conftest import MakeHouse
 from tests.integration.nomad.house import House, RealStage
 from tests.support import nomad_proxy
@@ -284,6 +285,27 @@ def test_while_nomad_does_not_answer_nothing_changes(
 def hurry(house: House) -> None:
     """Do not wait for the back-off, which may take half a minute."""
     house.bridge.patience.clear()
+
+
+def test_a_group_that_nobody_set_up_holds_up_no_other(open_house: MakeHouse) -> None:
+    house = open_house()
+    _, secret = house.bridge.groups.add_group(
+        "den", "bob", connector="nomad", namespace="elsewhere", node_pool=POOL
+    )
+    bob = house.bridge.access.by_secret(secret)
+    house.bridge.groups.rotate_compute_secret(bob)
+    bob = house.bridge.access.by_secret(secret)
+    new = NewJob(bucket_id=uuid.uuid4(), image=house.image, memory_mb=64)
+    theirs = house.bridge.jobs.submit(bob, new)
+    eventually(lambda: not house.is_ready(), timeout=20)
+    began = time.monotonic()
+    for _ in range(2):
+        assert house.end(house.submit("true")).state is JobState.COMPLETED
+    assert time.monotonic() - began < 25  # what is refused is asked for again after 30
+    assert house.bridge.jobs.get(bob, theirs.id).state is JobState.RECEIVED
+    told = [one for one in house.bridge.ready() if not one.ok]
+    assert {one.detail.partition(":")[0] for one in told} <= {"in den", "in elsewhere"}
+    assert all("lacks" in one.remedy for one in told), told
 
 
 def test_a_cut_stream_is_followed_again(open_house: MakeHouse, nomad: NomadCluster) -> None:
