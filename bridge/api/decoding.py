@@ -12,6 +12,7 @@ from flask import Response, request
 from bridge.api.errors import MalformedBody
 from bridge.errors import InvalidRequest, TooLarge
 from bridge.models.fields import HINTS
+from bridge.turns import in_steps
 
 T = TypeVar("T")
 
@@ -59,7 +60,7 @@ def decode_many(
             "Send them in several requests.",
         )
     items: list[T | InvalidRequest] = []
-    for at, item in enumerate(raw):
+    for at, item in enumerate(in_steps(raw)):
         try:
             items.append(decoder.decode(item))
         except msgspec.ValidationError as error:

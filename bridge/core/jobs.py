@@ -126,12 +126,12 @@ class Jobs:
         wanted = jobs_db.JobFilter(
             group_id=caller.group.id, user_id=only, user=user, state=state, set=set
         )
-        return self._db.read(lambda conn: jobs_db.find(conn, wanted, limit, before))
+        return self._db.look_up(lambda conn: jobs_db.find(conn, wanted, limit, before))
 
     def activity(self, caller: Caller, limit: int = 100, before: UUID | None = None) -> list[Job]:
         """Newest first, of the whole group; front doors show no bucket of these."""
         wanted = jobs_db.JobFilter(group_id=caller.group.id)
-        return self._db.read(lambda conn: jobs_db.find(conn, wanted, limit, before))
+        return self._db.look_up(lambda conn: jobs_db.find(conn, wanted, limit, before))
 
     def cancel(self, caller: Caller, job_id: UUID) -> Job:
         """Ask that a job stops. Final jobs stay as they are. Raises NotFound, Forbidden.

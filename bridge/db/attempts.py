@@ -103,14 +103,14 @@ def _new_attempt(job: Job, by: Claim) -> Attempt:
 
 def _new_row(new: Attempt, token: UUID) -> tuple[Any, ...]:
     return (
-        new.id.bytes,
-        new.job_id.bytes,
+        bytearray(new.id.bytes),  # see db/intake.py
+        bytearray(new.job_id.bytes),
         new.number,
         new.connector,
         new.native_id,
         new.namespace,
         new.state.value,
-        token.bytes,
+        bytearray(token.bytes),
         new.claim_expires_at,
         new.claimed_at,
         new.generations,

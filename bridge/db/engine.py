@@ -1,7 +1,7 @@
 """The database: connections, transactions, and nothing about what is stored.
 
 ``Database.read(fn)`` and ``Database.write(fn)`` hand ``fn`` a connection inside a
-transaction; ``look_up(fn)`` one without, for a single statement. ``fn`` neither
+transaction; ``look_up(fn)`` one without, for a short look. ``fn`` neither
 commits nor rolls back, and must be repeatable: it is run again when its
 transaction was undone because of another one.
 """
@@ -37,7 +37,7 @@ class Transactions(Protocol):
         """Run ``fn`` on one consistent view of the data."""
 
     def look_up(self, fn: Callable[[Connection], T]) -> T:
-        """Run ``fn``, a single statement that reads."""
+        """Run ``fn``, a short look: one statement, or several that need not see one moment."""
 
     def write(self, fn: Callable[[Connection], T]) -> T:
         """Run ``fn`` in a transaction, durably."""
@@ -63,7 +63,9 @@ class Database:
         return _own_errors(self._store.read, fn)
 
     def look_up(self, fn: Callable[[Connection], T]) -> T:
-        """Like ``read``, for a ``fn`` with one statement: spares the transaction around it."""
+        """Like ``read``, for a short look: one statement, or several that need not see one
+        moment. Spares the transaction around it; on SQLite it is computed in turn.
+        """
         return _own_errors(self._store.look_up, fn)
 
     def write(self, fn: Callable[[Connection], T]) -> T:

@@ -9,75 +9,30 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Update, bindparam, func, select, update
 
+from bridge.db.shapes import Shape
 from bridge.db.statements import Prepared, insert_new
 from bridge.db.tables import groups, users
 from bridge.errors import Conflict
 from bridge.models.identity import Group, User
 from bridge.models.ids import new_id
 
-_GROUP: Final = (
-    groups.c.id,
-    groups.c.name,
-    groups.c.token,
-    groups.c.connector,
-    groups.c.namespace,
-    groups.c.node_pool,
-    groups.c.generation,
-    groups.c.compute_hash.is_not(None),
-    groups.c.created_at,
-    groups.c.previous_generation,
-    groups.c.previous_until,
-    groups.c.requires_limits,
+_GROUP: Final = Shape(
+    Group,
+    {name: groups.c[name] for name in Group.__struct_fields__ if name in groups.c}
+    | {"has_compute_secret": groups.c.compute_hash.is_not(None)},
 )
-_USER: Final = (
-    users.c.id,
-    users.c.group_id,
-    users.c.name,
-    users.c.admin,
-    users.c.created_at,
-    users.c.revoked_at,
-    users.c.last_used_at,
-)
+_USER: Final = Shape(User, {name: users.c[name] for name in User.__struct_fields__})
 # Owns the self-tests of a group's nodes. No member can have this name, and nobody its secret.
 _NOBODY: Final = ".selftest"
 is_member: Final = users.c.name != _NOBODY
-_BY_ID: Final = Prepared(select(*_GROUP).where(groups.c.id == bindparam("id")))
-_BY_TOKEN: Final = Prepared(select(*_GROUP).where(groups.c.token == bindparam("token")))
-_BY_NAME: Final = Prepared(select(*_GROUP).where(groups.c.name == bindparam("name")))
+_BY_ID: Final = Prepared(select(*_GROUP.columns).where(groups.c.id == bindparam("id")))
+_BY_TOKEN: Final = Prepared(select(*_GROUP.columns).where(groups.c.token == bindparam("token")))
+_BY_NAME: Final = Prepared(select(*_GROUP.columns).where(groups.c.name == bindparam("name")))
 _BY_HASH: Final = Prepared(
-    select(*_USER, *_GROUP)
+    select(*_USER.columns, *_GROUP.columns)
     .join_from(users, groups, users.c.group_id == groups.c.id)
     .where(users.c.secret_hash == bindparam("digest"))
 )
-
-
-def _group(row: Sequence[Any]) -> Group:
-    return Group(
-        id=UUID(bytes=row[0]),
-        name=row[1],
-        token=row[2],
-        connector=row[3],
-        namespace=row[4],
-        node_pool=row[5],
-        generation=row[6],
-        has_compute_secret=bool(row[7]),
-        created_at=row[8],
-        previous_generation=row[9],
-        previous_until=row[10],
-        requires_limits=bool(row[11]),
-    )
-
-
-def _user(row: Sequence[Any]) -> User:
-    return User(
-        id=UUID(bytes=row[0]),
-        group_id=UUID(bytes=row[1]),
-        name=row[2],
-        admin=bool(row[3]),
-        created_at=row[4],
-        revoked_at=row[5],
-        last_used_at=row[6],
-    )
 
 
 def add_group(
@@ -133,12 +88,14 @@ def group_by_name(conn: Connection, name: str) -> Group | None:
 
 
 def _one_group(row: Sequence[Any] | None) -> Group | None:
-    return None if row is None else _group(row)
+    return None if row is None else _GROUP.make(row)
 
 
 def list_groups(conn: Connection) -> list[Group]:
     """All groups, by name."""
-    return [_group(row) for row in conn.execute(select(*_GROUP).order_by(groups.c.name))]
+    return [
+        _GROUP.make(row) for row in conn.execute(select(*_GROUP.columns).order_by(groups.c.name))
+    ]
 
 
 def lock_group(conn: Connection, group_id: UUID) -> None:
@@ -227,22 +184,22 @@ def add_user(
 def user_by_hash(conn: Connection, digest: bytes) -> tuple[User, Group] | None:
     """The member (live or revoked) behind the SHA-256 of an API secret, and the group."""
     row = _BY_HASH.first(conn, digest=digest)
-    return None if row is None else (_user(row[: len(_USER)]), _group(row[len(_USER) :]))
+    return None if row is None else (_USER.make(row), _GROUP.make(row[len(_USER.columns) :]))
 
 
 def user_by_name(conn: Connection, group_id: UUID, name: str) -> User | None:
     """The member (live or revoked) with this name."""
     row = conn.execute(
-        select(*_USER).where(users.c.group_id == group_id.bytes, users.c.name == name)
+        select(*_USER.columns).where(users.c.group_id == group_id.bytes, users.c.name == name)
     ).first()
-    return None if row is None else _user(row)
+    return None if row is None else _USER.make(row)
 
 
 def list_users(conn: Connection, group_id: UUID) -> list[User]:
     """All members, live and revoked, by name."""
-    members = select(*_USER).where(users.c.group_id == group_id.bytes, is_member)
+    members = select(*_USER.columns).where(users.c.group_id == group_id.bytes, is_member)
     query = members.order_by(users.c.name)
-    return [_user(row) for row in conn.execute(query)]
+    return [_USER.make(row) for row in conn.execute(query)]
 
 
 def owner_of_selftests(conn: Connection, group_id: UUID, now: float) -> UUID:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
 
@@ -37,6 +38,7 @@ _NEW: Final = (
     table.c.retries,
     table.c.created_at,
 )
+_BUCKET: Final = itemgetter([column.name for column in _NEW].index("bucket_id"))
 _INSERT: Final = Insertion(table, _NEW, (table.c.group_id, table.c.bucket_id))
 
 
@@ -61,10 +63,12 @@ def insert_many(
     ``jobs``, gives the id of that job; one of another member gives a Clash.
     """
     new = ids or new_ids(len(jobs))
-    group, user = group_id.bytes, user_id.bytes
+    group, user = bytearray(group_id.bytes), bytearray(user_id.bytes)
     rows = [_new_row(one, job, group, user, now) for one, job in zip(new, jobs, strict=True)]
     if not rows:
         return []
+    # All who race for the same buckets lock them in one order, so none waits for each other.
+    rows.sort(key=_BUCKET)
     stored = _INSERT.run(conn, rows)
     # Looked up after the insert: what was in neither table then is nowhere.
     archived = archive.owners(conn, group_id, [job.bucket_id for job in jobs])
@@ -76,12 +80,15 @@ def insert_many(
     return _resolve(conn, group_id, user_id, jobs)
 
 
-def _new_row(job_id: UUID, job: NewJob, group: bytes, user: bytes, now: float) -> tuple[Any, ...]:
+def _new_row(
+    job_id: UUID, job: NewJob, group: bytearray, user: bytearray, now: float
+) -> tuple[Any, ...]:
+    # SQLite's driver asks for an adapter of each value that is bytes, and of none that is these.
     return (
-        job_id.bytes,
+        bytearray(job_id.bytes),
         group,
         user,
-        job.bucket_id.bytes,
+        bytearray(job.bucket_id.bytes),
         job.image,
         job.name,
         job.set,

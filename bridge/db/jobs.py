@@ -4,60 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, bindparam, literal_column, null, select, union_all, update
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    FromClause,
+    bindparam,
+    func,
+    literal_column,
+    null,
+    select,
+    type_coerce,
+    union_all,
+    update,
+)
 from sqlalchemy.sql import Select, Update
 
 from bridge.db import archive
+from bridge.db.shapes import Shape
 from bridge.db.statements import Prepared, among, listed
 from bridge.db.tables import jobs as table
 from bridge.db.tables import jobs_archive, users
-from bridge.models.ids import of_bytes
-from bridge.models.job import FINAL, MOVES, Job, JobState, Phase
+from bridge.models.job import FINAL, MOVES, Job, JobState
 
-_JOB: Final = (
-    table.c.id,
-    table.c.group_id,
-    table.c.user_id,
-    users.c.name,
-    table.c.bucket_id,
-    table.c.image,
-    table.c.name,
-    table.c.set_name,
-    table.c.cores,
-    table.c.memory_mb,
-    table.c.time_limit_s,
-    table.c.priority,
-    table.c.hold,
-    table.c.input_sha256,
-    table.c.labels,
-    table.c.oom_retry_mb,
-    table.c.state,
-    table.c.phase,
-    table.c.reason,
-    table.c.attempt,
-    table.c.retries,
-    table.c.not_before,
-    table.c.created_at,
-    table.c.started_at,
-    table.c.ended_at,
-    table.c.exit_code,
-    table.c.cause,
-    table.c.node,
-    table.c.cancel_requested_at,
-    table.c.prune_requested_at,
-    table.c.pruned_at,
-    table.c.pinned_to,
-    table.c.attempts_before,
-)
-_JOBS: Final = select(*_JOB).join_from(table, users, table.c.user_id == users.c.id)
+
+def _shape(of: FromClause) -> Shape[Job]:
+    """Of ``jobs``, or of its archive."""
+    columns: dict[str, ColumnElement[Any]] = {
+        name: of.c[name] for name in Job.__struct_fields__ if name in of.c
+    }
+    return Shape(
+        Job,
+        columns
+        | {
+            "user": users.c.name,
+            "set": of.c.set_name,
+            "labels": type_coerce(func.coalesce(of.c.labels, literal_column("'{}'")), JSON),
+            "attempts_before": func.coalesce(of.c.attempts_before, literal_column("0")),
+        },
+    )
+
+
+_JOB: Final = _shape(table)
+_ARCHIVED: Final = _shape(jobs_archive)
+_JOBS: Final = select(*_JOB.columns).join_from(table, users, table.c.user_id == users.c.id)
 _BY_ID: Final = Prepared(_JOBS.where(table.c.id == bindparam("id")))
 _IN_ARCHIVE: Final = Prepared(
-    select(*(one if one.table is users else jobs_archive.c[one.name] for one in _JOB))
+    select(*_ARCHIVED.columns)
     .join_from(jobs_archive, users, jobs_archive.c.user_id == users.c.id)
     .where(jobs_archive.c.id == bindparam("id"))
 )
@@ -108,7 +106,6 @@ _CHANGEABLE: Final = frozenset(
         "pruned_at",
     }
 )
-_decode_labels: Final = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +128,7 @@ def get(conn: Connection, job_id: UUID, group_id: UUID | None = None) -> Job | N
         # It may have come back from there between the two.
         or _BY_ID.first(conn, id=job_id.bytes)
     )
-    job = None if row is None else _job(row)
+    job = None if row is None else _JOB.make(row)
     return job if job is None or group_id in (None, job.group_id) else None
 
 
@@ -142,13 +139,13 @@ def lock(conn: Connection, job_id: UUID) -> Job | None:
     """
     query = _JOBS.where(table.c.id == job_id.bytes).with_for_update(of=table)
     row = conn.execute(query).first()
-    return None if row is None else _job(row)
+    return None if row is None else _JOB.make(row)
 
 
 def get_many(conn: Connection, job_ids: Iterable[UUID]) -> list[Job]:
     """Those of the jobs that are stored, in no order."""
     query = _JOBS.where(table.c.id.in_([job_id.bytes for job_id in job_ids]))
-    return [_job(row) for row in conn.execute(query)]
+    return [_JOB.make(row) for row in conn.execute(query)]
 
 
 def find(conn: Connection, wanted: JobFilter, limit: int, before: UUID | None = None) -> list[Job]:
@@ -172,7 +169,7 @@ def _page(conn: Connection, wanted: JobFilter, limit: int, before: UUID | None) 
         before=before.bytes if before else _AFTER_ALL,
         most=limit,
     )
-    return [_job(row) for row in rows]
+    return [_JOB.make(row) for row in rows]
 
 
 @cache
@@ -242,7 +239,7 @@ def take(conn: Connection, job_ids: Sequence[UUID]) -> list[Job]:
     waiting: dict[UUID, Job] = {}
     for start in range(0, len(job_ids), _AT_ONCE):
         some = [job_id.bytes for job_id in job_ids[start : start + _AT_ONCE]]
-        found = map(_job, _STILL_WAIT.all(conn, **listed(some, _AT_ONCE)))
+        found = map(_JOB.make, _STILL_WAIT.all(conn, **listed(some, _AT_ONCE)))
         waiting.update((job.id, job) for job in found)
     # One by one takes SQLite half as long as all by one statement.
     _SUBMIT.each(conn, [{"job_id": job_id.bytes} for job_id in waiting])
@@ -323,48 +320,3 @@ def _plain(value: object) -> object:
     if isinstance(value, UUID):
         return value.bytes
     return value.value if isinstance(value, StrEnum) else value
-
-
-@lru_cache(maxsize=1024)
-def _of_somebody(stored: bytes) -> UUID:
-    """The id of a group or a user; most rows of a page have the same."""
-    return of_bytes(stored)
-
-
-def _job(row: Sequence[Any]) -> Job:
-    """A row of _JOB. By position: a page of 100 is made in well under a millisecond."""
-    return Job(
-        id=of_bytes(row[0]),
-        group_id=_of_somebody(row[1]),
-        user_id=_of_somebody(row[2]),
-        user=row[3],
-        bucket_id=of_bytes(row[4]),
-        image=row[5],
-        name=row[6],
-        set=row[7],
-        cores=row[8],
-        memory_mb=row[9],
-        time_limit_s=row[10],
-        priority=row[11],
-        hold=bool(row[12]),
-        input_sha256=row[13],
-        labels=_decode_labels(row[14]) if row[14] else {},
-        oom_retry_mb=row[15],
-        state=JobState(row[16]),
-        phase=Phase(row[17]) if row[17] else None,
-        reason=row[18],
-        attempt=row[19],
-        retries=row[20],
-        not_before=row[21],
-        created_at=row[22],
-        started_at=row[23],
-        ended_at=row[24],
-        exit_code=row[25],
-        cause=row[26],
-        node=row[27],
-        cancel_requested_at=row[28],
-        prune_requested_at=row[29],
-        pruned_at=row[30],
-        pinned_to=row[31],
-        attempts_before=row[32] or 0,
-    )

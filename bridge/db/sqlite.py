@@ -49,7 +49,7 @@ class Sqlite:
 
     @turns.given()
     def read(self, fn: Callable[[Connection], T]) -> T:
-        """Run ``fn`` in a transaction that only reads; it may take long."""
+        """Run ``fn`` in a transaction that only reads; it may take long, so it has no turn."""
         conn = self._reader()
         if conn.in_transaction():  # inside another read of this thread
             return fn(conn)
@@ -57,7 +57,7 @@ class Sqlite:
             return fn(conn)
 
     def look_up(self, fn: Callable[[Connection], T]) -> T:
-        """Run ``fn``, a single statement, without a transaction if it can do without."""
+        """Run ``fn``, a short look, without a transaction if it can do without."""
         conn = self._reader()
         if conn.in_transaction():
             return fn(conn)

@@ -191,3 +191,30 @@ def test_long_work_is_out_of_turn() -> None:
         with long_work():
             assert not turns._turns.has()
         assert turns._turns.has()
+
+
+class TestStepAside:
+    def test_nobody_there(self, one: Turns) -> None:
+        one.step_aside()
+        with one.taken():
+            one.step_aside()
+            assert one.has()
+
+    def test_all_who_queue_go_first(self, one: Turns, pool: ThreadPoolExecutor) -> None:
+        one.take()
+        had, waiting = queue(one, pool, "ab")
+        aside = pool.submit(one.step_aside)
+        eventually(lambda: len(one._waiting) == 3)
+        assert not aside.done()
+        one.give()
+        aside.result(10)
+        for thread in waiting:
+            thread.result(10)
+        assert had == ["a", "b"]
+        assert one._whose is None
+
+    def test_long_work_does_so_at_every_few_items(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stepped: list[None] = []
+        monkeypatch.setattr(turns, "step_aside", lambda: stepped.append(None))
+        seen = [(item, len(stepped)) for item in turns.in_steps(range(70))]
+        assert seen == [(item, 1 + item // 32) for item in range(70)]

@@ -18,7 +18,7 @@ from bridge.api.services import services
 from bridge.errors import BridgeError, Forbidden, InvalidRequest, NotFound, Refused, Unavailable
 from bridge.models.identity import Caller
 from bridge.models.job import Job, NewJob
-from bridge.turns import long_work
+from bridge.turns import in_steps, long_work
 
 PREFIXES: Final = ("/v22_1", "/latest")
 
@@ -47,7 +47,7 @@ def bulk_task_submit() -> Response:
     sent = decode_many(translate.ONE, body(), limits.bulk_items, translate.HINTS)
     results: dict[int, UUID | BridgeError] = {}
     accepted: defaultdict[str | UnsetType, dict[int, NewJob]] = defaultdict(dict)
-    for at, item in enumerate(sent):
+    for at, item in enumerate(in_steps(sent)):
         if at >= translate.BATCH_ITEMS:
             results[at] = translate.over_batch(at)
         elif isinstance(item, InvalidRequest):

@@ -19,7 +19,7 @@ from bridge.errors import InvalidRequest, NotFound
 from bridge.models.attempt import Attempt
 from bridge.models.identity import Caller
 from bridge.models.job import Job
-from bridge.turns import long_work
+from bridge.turns import in_steps, long_work
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def _submit_many(caller: Caller, data: bytes) -> Response:
     sent = decode_many(translate.ONE, data, limits.bulk_items)
     items = [
         item if isinstance(item, InvalidRequest) else translate.new_job(item, limits, f"$[{at}]")
-        for at, item in enumerate(sent)
+        for at, item in enumerate(in_steps(sent))
     ]
     results = services().bridge.jobs.submit_many(caller, items)
     return answer([translate.item_answer(result) for result in results])
