@@ -3,7 +3,7 @@
 For each fill, on a database of its own:
 
 - claim: one pass of the feeder, from its start until the next 100 jobs are chosen by the
-  rules and claimed durably, with 1,000 attempts under way; the scheduler is not counted.
+  rules and their claims committed, with 1,000 attempts under way; the scheduler is not counted.
 - ready: from the start of the service until ``/readyz`` answers 200.
 - read, page: requests over HTTP, while arrays of 1,000 jobs are poured in without a break.
 - memory: the most that the service ever had resident.

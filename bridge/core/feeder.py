@@ -192,7 +192,8 @@ class Feeder:
             points.reach(Point.CLAIM_BEFORE_COMMIT)
             return claimed
 
-        claimed = self._db.write(write) if chosen else []
+        # Lost with its machine, a claim is taken again under the same name.
+        claimed = self._db.write(write, lasting=False) if chosen else []
         points.reach(Point.CLAIM_COMMITTED)
         self._starts.handed_over(group.id, len(claimed))
         return claimed
@@ -278,7 +279,7 @@ class Feeder:
             self._reject(one, token, exc)
             return 0
         points.reach(Point.HAND_OVER_CALLED)
-        recorded = self._db.write(lambda conn: self._record(conn, one, token))
+        recorded = self._db.write(lambda conn: self._record(conn, one, token), lasting=False)
         points.reach(Point.RECORD_COMMITTED)
         _log.info(
             "action=submit job=%s attempt=%d connector=%s recorded=%s",

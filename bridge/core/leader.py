@@ -161,11 +161,11 @@ class Fenced:
         """As ``Database.look_up``."""
         return self._db.look_up(fn)
 
-    def write(self, fn: Callable[[Connection], T]) -> T:
+    def write(self, fn: Callable[[Connection], T], *, lasting: bool = True) -> T:
         """As ``Database.write``. Raises LeaseLost."""
 
         def fenced(conn: Connection) -> T:
             self._leader.check(conn)
             return fn(conn)
 
-        return self._db.write(fenced)
+        return self._db.write(fenced, lasting=lasting)

@@ -39,7 +39,7 @@ class Transactions(Protocol):
     def look_up(self, fn: Callable[[Connection], T]) -> T:
         """Run ``fn``, a short look: one statement, or several that need not see one moment."""
 
-    def write(self, fn: Callable[[Connection], T]) -> T:
+    def write(self, fn: Callable[[Connection], T], *, lasting: bool = True) -> T:
         """Run ``fn`` in a transaction, durably."""
 
 
@@ -68,14 +68,18 @@ class Database:
         """
         return _own_errors(self._store.look_up, fn)
 
-    def write(self, fn: Callable[[Connection], T]) -> T:
+    def write(self, fn: Callable[[Connection], T], *, lasting: bool = True) -> T:
         """Run ``fn`` in a transaction; returns its result when it is stored durably.
+
+        Not ``lasting``: before it is on disk. Nothing is lost when this process dies, but
+        when the machine does, the last of these may be, with nothing that was stored after
+        it; a lasting one makes them last, too. For what is found out again by itself.
 
         If ``fn`` raises, nothing it did is stored and the error is raised here.
         Raises Conflict when a stored row forbids it, InvalidRequest when a value
         does not fit, Unavailable when the database cannot be used.
         """
-        return _own_errors(self._store.write, fn)
+        return _own_errors(lambda change: self._store.write(change, lasting), fn)
 
     def upgrade(self) -> None:
         """Bring the schema to this program's version; safe in several processes at once.

@@ -53,13 +53,13 @@ class Postgresql:
             return fn(conn)
 
     @turns.given()
-    def write(self, fn: Callable[[Connection], T]) -> T:
+    def write(self, fn: Callable[[Connection], T], lasting: bool = True) -> T:
         """Run ``fn`` in a transaction, several times if need be."""
         tries = 0
         while True:
             tries += 1
             try:
-                return self._transact(fn)
+                return self._transact(fn, lasting)
             except exc.DBAPIError as error:
                 if tries == TRIES or not can_retry(error):
                     raise
@@ -70,11 +70,13 @@ class Postgresql:
         """Close every connection."""
         self.migrating.dispose()
 
-    def _transact(self, fn: Callable[[Connection], T]) -> T:
+    def _transact(self, fn: Callable[[Connection], T], lasting: bool) -> T:
         with self.migrating.connect() as conn:
             # Said, because what the driver runs by itself begins nothing here.
             transaction = conn.begin()
             run(conn, f"SET LOCAL idle_in_transaction_session_timeout = {WRITING_IDLE_TIMEOUT_MS}")
+            if not lasting:
+                run(conn, "SET LOCAL synchronous_commit = off")
             result = fn(conn)
             try:
                 transaction.commit()

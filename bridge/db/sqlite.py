@@ -66,9 +66,9 @@ class Sqlite:
         finally:
             conn.rollback()
 
-    def write(self, fn: Callable[[Connection], T]) -> T:
+    def write(self, fn: Callable[[Connection], T], lasting: bool = True) -> T:
         """Run ``fn`` in the next commit."""
-        return self._writer.write(fn)
+        return self._writer.write(fn, lasting)
 
     def close(self) -> None:
         """Finish waiting writes and close every connection."""

@@ -29,8 +29,9 @@ MAX_BATCH: Final = 64  # changes in one commit, so that the first of them waits 
 class _Change:
     """One caller's function and what became of it."""
 
-    def __init__(self, fn: Callable[[Connection], Any]) -> None:
+    def __init__(self, fn: Callable[[Connection], Any], lasting: bool) -> None:
         self.fn = fn
+        self.lasting = lasting
         self.thread = threading.get_ident()
         self.result: Any = None
         self.error: BaseException | None = None
@@ -51,16 +52,18 @@ class Writer:
         self._gate = threading.Lock()  # held for moments, to look at the following
         self._idle = threading.Condition(self._gate)
         self._waiting: deque[_Change] = deque()
+        self._waits_for_disk = True
         self._committing: int | None = None  # the thread whose turn it is
         self._closed = False
 
-    def write(self, fn: Callable[[Connection], T]) -> T:
-        """Run ``fn`` in the next commit; returns its result once that is on disk.
+    def write(self, fn: Callable[[Connection], T], lasting: bool = True) -> T:
+        """Run ``fn`` in the next commit; returns its result once that is on disk. If nothing
+        in that commit is ``lasting``, the disk is not waited for.
 
         Raises what ``fn`` raises; Unavailable when the database cannot be
         written, when the change could not begin in time, or after close().
         """
-        change = _Change(fn)
+        change = _Change(fn, lasting)
         with self._gate:
             if self._committing == change.thread:
                 raise RuntimeError("write() inside write(): use the connection you were given")
@@ -138,11 +141,22 @@ class Writer:
             self._committing = following.thread
         following.pause.end()
 
+    def _wait_for_disk(self, wanted: bool) -> None:
+        """Whether the next commits wait until they are on disk. In NORMAL, SQLite flushes its
+        log with the next commit in FULL, or when it is full.
+        """
+        if wanted != self._waits_for_disk:
+            assert self._conn is not None
+            statements.run(self._conn, f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
+            self._waits_for_disk = wanted
+
     def _commit(self, changes: list[_Change]) -> None:
         try:
             # Kept: taking a connection from a pool costs as much as a small change.
             if self._conn is None:
                 self._conn = self._engine.connect()
+                self._waits_for_disk = True  # as connections are made
+            self._wait_for_disk(any(change.lasting for change in changes))
             if not _at_once(self._conn, changes):
                 with self._conn.begin():
                     for change in changes:

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import delete, update
 
 from bridge.core.quota import Gate, Quota
+from bridge.db import tables
+from bridge.db.engine import Connection
 from bridge.errors import Conflict, Forbidden, Refused
 from bridge.models.attempt import AttemptState, Cause, Observed
 from bridge.models.identity import Caller
@@ -117,6 +120,41 @@ class TestLooksThatAreOld:
             AttemptState.SUBMITTED,
         ]
         assert house.job(job).state is JobState.SUBMITTED
+
+
+class TestPowerCut:
+    """A claim need not be on disk: the job waits again, while its attempt goes on."""
+
+    def lose_claims(self, house: House) -> None:
+        def lose(conn: Connection) -> None:
+            conn.execute(delete(tables.attempts))
+            conn.execute(update(tables.jobs).values(state="received", attempt=0))
+
+        house.db.write(lose)
+        house.restart()
+
+    @pytest.mark.parametrize("first", ["feeder", "sweeper"])
+    def test_it_is_claimed_again_under_the_same_name(self, house: House, first: str) -> None:
+        job = house.submit()
+        house.step()
+        self.lose_claims(house)
+        if first == "sweeper":
+            assert house.reconciler.sweep() == 0
+        house.step()
+        assert house.reconciler.sweep() == 0
+        assert len(set(house.scheduler.submits)) == 1
+        assert house.scheduler.cancels == []
+        house.scheduler.show(Observed.ENDED)
+        house.step()
+        assert (house.job(job).state, house.job(job).attempt) == (JobState.COMPLETED, 1)
+
+    def test_canceled_meanwhile_its_attempt_is_stopped(self, house: House) -> None:
+        job = house.submit()
+        house.step()
+        self.lose_claims(house)
+        assert house.jobs.cancel(house.ada, job.id).state is JobState.CANCELED
+        assert house.reconciler.sweep() == 1
+        assert house.scheduler.cancels == house.scheduler.submits
 
 
 class TestGivenUpWithItsNode:

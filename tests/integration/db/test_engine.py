@@ -300,6 +300,13 @@ class TestPostgres:
         yield Lab(db)
         db.close()
 
+    def test_what_need_not_last_does_not_wait_for_the_disk(self, lab: Lab) -> None:
+        def waits(conn: Connection) -> str:
+            return str(conn.exec_driver_sql("SHOW synchronous_commit").scalar_one())
+
+        found = [lab.db.write(waits, lasting=lasting) for lasting in (True, False, True)]
+        assert found == ["on", "off", "on"]
+
     def test_unreachable(self) -> None:
         db = Database(f"postgresql://me:hush@127.0.0.1:{free_port()}/x")
         for call in (db.ping, lambda: db.write(identity.list_groups)):

@@ -211,3 +211,29 @@ def test_a_caller_that_is_interrupted_holds_nobody_up(
     assert isinstance(futures[0].exception(10), KeyboardInterrupt)
     assert futures[1].result(10) == 2
     assert stored(db) == {2}
+
+
+class TestLasting:
+    """NORMAL is 1, FULL is 2: https://sqlite.org/pragma.html#pragma_synchronous."""
+
+    def waits(self, conn: Connection) -> bool:
+        found = conn.exec_driver_sql("PRAGMA synchronous").scalar_one()
+        assert found in (1, 2)
+        return bool(found == 2)
+
+    def test_what_need_not_last_does_not_wait_for_the_disk(self, db: Database) -> None:
+        found = [db.write(self.waits, lasting=lasting) for lasting in (True, False, False, True)]
+        assert found == [True, False, False, True]
+        assert db.write(self.waits)
+
+    def test_together_with_what_must_it_does(self, db: Database, held: Held) -> None:
+        both = [
+            held.pool.submit(db.write, self.waits, lasting=False),
+            *held.write(self.waits),
+        ]
+        held.release()
+        assert [one.result(10) for one in both] == [True, True]
+
+    def test_it_is_there_for_others_at_once(self, db: Database) -> None:
+        db.write(add(1), lasting=False)
+        assert stored(db) == {1}
