@@ -109,10 +109,12 @@ def _too_large(job: Job, room: Room) -> str:
         f"{one.name} has {_cores(one.cores)} and {one.memory_mb} MiB"
         for one in sorted(largest, key=lambda one: one.name)
     )
-    return (
-        f"No machine is large enough: it needs {_size(job)}, {have}. "
-        "It waits for a larger one; cancel it if none will come."
+    what = (
+        "It will be refused when it is its turn."
+        if room.complete
+        else "It waits for a larger one; cancel it if none will come."
     )
+    return f"No machine is large enough: it needs {_size(job)}, {have}. {what}"
 
 
 def _is_free(job: Job, one: Machine) -> bool:

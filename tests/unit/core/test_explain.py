@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from bridge.connectors.base import Machine, Room
 from bridge.core.explain import COUNTED, Facts, explain
@@ -37,6 +38,8 @@ def said(facts: dict[str, Any] | None = None, **job_is: Any) -> str:
         ({}, {"group_under_way": 9, "running_per_group": 9}, "The group has 9 jobs under way"),
         ({}, {"room": EMPTY}, "no ready node"),
         ({"cores": 65}, {"room": FULL}, "needs 65 cores and 100 MiB, big has 64 cores and 4000"),
+        ({"cores": 65}, {"room": FULL}, "It waits for a larger one"),
+        ({"cores": 65}, {"room": structs.replace(FULL, complete=True)}, "It will be refused"),
         ({"cores": 9}, {"room": FULL}, "what has so much is not ready: big."),
         ({"cores": 4}, {"room": FULL}, "4 cores and 100 MiB, and what has so much is busy: "),
         ({"cores": 4}, {"room": FULL}, "n2 (20 MiB free), n1 (1 core and 50 MiB free)."),
