@@ -33,7 +33,12 @@ def upgrade(engine: Engine) -> None:
     with engine.connect() as conn:
         if conn.dialect.name == "sqlite":
             # Rebuilding a table drops it; its references are checked at the end instead.
-            _execute(conn, "PRAGMA foreign_keys = OFF", "BEGIN IMMEDIATE")
+            _execute(
+                conn,
+                "PRAGMA foreign_keys = OFF",
+                f"PRAGMA busy_timeout = {LOCK_TIMEOUT_S * 1000}",
+                "BEGIN IMMEDIATE",
+            )
         else:
             _execute(
                 conn,

@@ -281,7 +281,7 @@ def test_a_set_half_canceled_and_half_pruned(local: Lab) -> None:
     def states() -> dict[str, int]:
         return dict(local.service.get("/v1/sets/many").body["jobs"])
 
-    local.crash_at(Point.SET_CHUNK_COMMITTED, 2)  # the first of those that wait
+    local.crash_at(Point.SET_CHUNK_COMMITTED, 3)  # the first of those that wait
     assert verb(local, "cancel") is None
     local.restart()
     assert states() == {"canceled": 5000, "received": 1000}

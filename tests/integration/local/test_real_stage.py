@@ -160,7 +160,11 @@ def test_two_attempts_of_one_job(node: LocalNode, s3: Any) -> None:
     node.wait(first, Observed.RUNNING)
     spec = node._specs[first]
     second = node.spec(
-        None, bucket_id=spec.bucket_id, number=2, handle=Handle(spec.handle.native_id[:-1] + "2")
+        None,
+        job_id=spec.job_id,
+        bucket_id=spec.bucket_id,
+        number=2,
+        handle=Handle(spec.handle.native_id[:-1] + "2"),
     )
     node.connector.submit(second)
     node.wait(second.handle, Observed.RUNNING)
