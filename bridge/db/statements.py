@@ -15,6 +15,7 @@ _PARAMETERS: Final = {"sqlite": "named", "postgresql": "pyformat"}
 # for its turn among the threads of the process: beside a busy one, a thousand rows by
 # themselves took ten times as long.
 _ROWS: Final = (100, 10, 1)
+_MANY: Final = 10  # rows for which it pays to look for columns that are empty in all
 _POSITIONS: Final = {"sqlite": "qmark", "postgresql": "format"}
 
 
@@ -99,23 +100,18 @@ class Insertion:
         """
         self._table = table
         self._names = [column.name for column in columns]
+        self._all = tuple(range(len(columns)))
         self._unique = unique
         self._sql: dict[tuple[str, int, tuple[int, ...]], str] = {}
 
     def run(self, conn: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
         """Insert; returns how many of the rows were new."""
-        # Left out where no row has a value: to bind a NULL takes SQLite's driver as long as
-        # to bind ten numbers.
-        given = [
-            at
-            for at, values in enumerate(zip(*rows, strict=True))
-            if any(value is not None for value in values)
-        ]
+        given = self._all if len(rows) < _MANY else _given(rows)
         done = start = 0
         for many in _ROWS:
             if len(rows) - start < many:
                 continue
-            sql = self._for(conn.dialect.name, many, tuple(given))
+            sql = self._for(conn.dialect.name, many, given)
             with _cursor(conn, sql) as cursor:
                 while len(rows) - start >= many:
                     turns.step_aside()
@@ -137,6 +133,14 @@ class Insertion:
             style = family.dialect(paramstyle=_POSITIONS[dialect])
             self._sql[key] = str(statement.compile(dialect=style))
         return self._sql[key]
+
+
+def _given(rows: Sequence[tuple[Any, ...]]) -> tuple[int, ...]:
+    """The columns in which some row has a value: to bind a NULL takes SQLite's driver as long
+    as to bind ten numbers.
+    """
+    columns = enumerate(zip(*rows, strict=True))
+    return tuple(at for at, column in columns if any(value is not None for value in column))
 
 
 class _cursor:  # noqa: N801 - used like a function; a generator would cost as much as a look-up
