@@ -131,7 +131,9 @@ def _not_started(run: Run, task: Task, what: str) -> Verdict:
     words = " ".join((said or "no reason given").split())[:_LONGEST]
     lower = words.lower()
     if any(text in lower for text in _NO_ENGINE):
-        return Cause.INTERNAL, f"The container engine of machine {run.node} did not answer"
+        # It may have begun the container all the same, after stage-out looked: the machine
+        # is lost for this run, and nobody can say that the program did not begin.
+        return Cause.NODE_LOST, f"The container engine of machine {run.node} did not answer"
     if any(text in lower for text in _NO_IMAGE):
         return Cause.IMAGE_MISSING, words
     if '"/bin/sh"' in lower and any(text in lower for text in _NO_PROGRAM):

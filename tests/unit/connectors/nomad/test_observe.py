@@ -281,11 +281,11 @@ def test_stopped_too_late_is_success() -> None:
             'exec: "/bin/sh": stat /bin/sh: no such file or directory',
             Cause.IMAGE_MISSING,
         ),
-        ("Driver Failure", "cannot connect to the Docker daemon", Cause.INTERNAL),
+        ("Driver Failure", "cannot connect to the Docker daemon", Cause.NODE_LOST),
         (
             "Driver Failure",
             "Failed to pull `x:1`: Cannot connect to the Docker daemon at unix:///x. Is it up?",
-            Cause.INTERNAL,
+            Cause.NODE_LOST,
         ),
         ("Setup Failure", "failed to build task dir", Cause.INTERNAL),
         ("Failed Validation", "invalid config", Cause.INTERNAL),
