@@ -26,6 +26,13 @@ LONGEST_S: Final = 0.05
 _NO_LIMIT: Final = -1.0
 _SHORT_S: Final = 0.0002
 _STEP: Final = 32  # items of an array: a few hundred microseconds
+# While others are served, who computes for long rests after this time, so shortly that the
+# system's timers make it longer. A thread that wakes on a processor where somebody computes
+# waits there for the next tick, 4 ms mostly, though the other one is idle; nothing but sleep
+# gives a processor away (sched_yield does not before a slice is over). It costs a fifth.
+_WORK_S: Final = 0.0003
+_REST_S: Final = 0.00002
+_LATELY_S: Final = 0.2
 
 T = TypeVar("T")
 
@@ -39,6 +46,8 @@ class Turns:
         self._whose: int | None = None  # a thread
         self._since = 0.0
         self._waiting: deque[tuple[int, threading.Lock]] = deque()
+        self._met = -_LATELY_S  # when somebody who computes for long last let others go first
+        self._rested = threading.local()
 
     def take(self, watch: bool = False) -> None:
         """Wait for a turn; who is to ``watch`` takes it from others who have it for too long."""
@@ -77,10 +86,19 @@ class Turns:
                 self.take(watch)
 
     def step_aside(self) -> None:
-        """Let who computes in turn, and all who queue for one, go first."""
-        if self._whose is not None and not self.has():
+        """Let who computes in turn, and all who queue for one, go first; and let those begin
+        who were woken for a request meanwhile, if there were some lately.
+        """
+        if self.has():
+            return
+        if self._whose is not None:
+            self._met = time.monotonic()
             self.take()
             self.give()
+        now = time.monotonic()
+        if now - self._met < _LATELY_S and now - getattr(self._rested, "at", 0.0) >= _WORK_S:
+            time.sleep(_REST_S)
+            self._rested.at = time.monotonic()
 
     def wanted(self) -> bool:
         """Whether somebody waits for a turn."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -218,3 +220,64 @@ class TestStepAside:
         monkeypatch.setattr(turns, "step_aside", lambda: stepped.append(None))
         seen = [(item, len(stepped)) for item in turns.in_steps(range(70))]
         assert seen == [(item, 1 + item // 32) for item in range(70)]
+
+
+class TestRest:
+    """Who computes for long gives the processor away now and then while others are served."""
+
+    @pytest.fixture
+    def slept(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        made: list[float] = []
+        clock = SimpleNamespace(monotonic=time.monotonic, sleep=made.append)
+        monkeypatch.setattr(turns, "time", clock)
+        monkeypatch.setattr(turns, "_WORK_S", 0.0)
+        return made
+
+    def meet(self, one: Turns, pool: ThreadPoolExecutor) -> None:
+        """Step aside for somebody who has a turn."""
+        one.take()
+        aside = pool.submit(one.step_aside)
+        eventually(one.wanted)
+        one.give()
+        aside.result(10)
+
+    def test_not_when_nobody_is_served(self, one: Turns, slept: list[float]) -> None:
+        for _ in range(3):
+            one.step_aside()
+        assert slept == []
+
+    def test_while_somebody_was_served_lately(
+        self,
+        one: Turns,
+        pool: ThreadPoolExecutor,
+        slept: list[float],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self.meet(one, pool)
+        assert len(slept) == 1
+        one.step_aside()
+        assert len(slept) == 2
+        monkeypatch.setattr(turns, "_LATELY_S", 0.0)
+        one.step_aside()
+        assert len(slept) == 2
+
+    def test_not_at_every_step(
+        self,
+        one: Turns,
+        pool: ThreadPoolExecutor,
+        slept: list[float],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self.meet(one, pool)
+        one.step_aside()
+        monkeypatch.setattr(turns, "_WORK_S", 60.0)
+        before = len(slept)
+        one.step_aside()
+        assert len(slept) == before
+
+    def test_not_in_turn(self, one: Turns, pool: ThreadPoolExecutor, slept: list[float]) -> None:
+        self.meet(one, pool)
+        before = len(slept)
+        with one.taken():
+            one.step_aside()
+        assert len(slept) == before
