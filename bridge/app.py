@@ -73,7 +73,7 @@ class Bridge:
     wake: threading.Event
 
     def ready(self) -> list[Finding]:
-        """What must be true for jobs to be taken and to move on."""
+        """What must be true for jobs to be taken, and to move on."""
         schedulers = [one for name in self.connectors for one in self._scheduler(name)]
         return [self._database(), self._role(), *schedulers]
 
@@ -95,7 +95,7 @@ class Bridge:
         if not faults:
             return [Finding(what, True)]
         return [
-            Finding(what, False, detail, f"{hint} {_KEPT}".lstrip())
+            Finding(what, False, detail, f"{hint} {_KEPT}".lstrip(), degrades=True)
             for detail, hint in sorted({(fault.detail, fault.hint) for fault in faults})
         ]
 

@@ -97,8 +97,8 @@ job "nomad-bridge" {
       provider = "nomad"
       port     = "http"
 
-      # Not /readyz: that fails while Nomad or the database is away, and a restart of the
-      # bridge would help neither.
+      # Not /readyz: that fails while the database is away, which a restart of the bridge
+      # does not help.
       check {
         type     = "http"
         path     = "/healthz"

@@ -48,11 +48,15 @@ def blueprint(readiness: Readiness) -> Blueprint:
     @routes.get("/readyz")
     def readyz() -> Response:
         findings = readiness.findings()
-        ready = all(finding.ok for finding in findings)
+        wrong = [finding for finding in findings if not finding.ok]
+        # Not without a scheduler: every process of a service would be taken out at once, though
+        # each of them takes submissions and answers.
+        ready = all(finding.degrades for finding in wrong)
         told = [
             {"what": item.what, "ok": item.ok, "detail": item.detail, "remedy": item.remedy}
             for item in findings
         ]
-        return answer({"ready": ready, "findings": told}, 200 if ready else 503)
+        told_all = {"ready": ready, "degraded": bool(wrong), "findings": told}
+        return answer(told_all, 200 if ready else 503)
 
     return routes

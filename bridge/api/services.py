@@ -178,6 +178,9 @@ class Finding(Protocol):
     @property
     def remedy(self) -> str: ...
 
+    @property
+    def degrades(self) -> bool: ...
+
 
 class Bridge(Protocol):
     """The bridge as its front doors see it."""

@@ -20,12 +20,16 @@ from bridge.models.node import Admission, EnrolRequest, NodeView
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing a check looked at; ``remedy`` says what to do when not ``ok``."""
+    """One thing a check looked at; ``remedy`` says what to do when not ``ok``.
+
+    ``degrades``: what fails there keeps nobody from being served, though less is done for them.
+    """
 
     what: str
     ok: bool
     detail: str = ""
     remedy: str = ""
+    degrades: bool = False
 
 
 class Health(msgspec.Struct, frozen=True):

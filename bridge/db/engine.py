@@ -8,6 +8,7 @@ transaction was undone because of another one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
@@ -17,7 +18,7 @@ from bridge.db import migrate
 from bridge.db.faults import translate
 from bridge.db.postgresql import Postgresql
 from bridge.db.sqlite import Sqlite
-from bridge.errors import ConfigError
+from bridge.errors import ConfigError, Unavailable
 
 __all__ = [
     "Connection",
@@ -27,6 +28,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+# How long a database that refused a change counts as away, if nothing is changed meanwhile: a
+# process that is asked nothing for it would not find out that it is well again.
+_REFUSED_S: Final = 30.0
 _URL_HINT: Final = "Use sqlite:////path/to/file or postgresql://user:password@host/name."
 
 
@@ -54,6 +58,7 @@ class Database:
         parsed = _parse(url)
         self.dialect: Final = parsed.get_backend_name()
         self._store = Sqlite(parsed) if self.dialect == "sqlite" else Postgresql(parsed)
+        self._refused: tuple[float, Unavailable] | None = None  # until when, and why
 
     def read(self, fn: Callable[[Connection], T]) -> T:
         """Run ``fn`` on one consistent view of the data.
@@ -79,7 +84,13 @@ class Database:
         Raises Conflict when a stored row forbids it, InvalidRequest when a value
         does not fit, Unavailable when the database cannot be used.
         """
-        return _own_errors(lambda change: self._store.write(change, lasting), fn)
+        try:
+            result = _own_errors(lambda change: self._store.write(change, lasting), fn)
+        except Unavailable as away:
+            self._refused = (time.monotonic() + _REFUSED_S, away)
+            raise
+        self._refused = None
+        return result
 
     def upgrade(self) -> None:
         """Bring the schema to this program's version; safe in several processes at once.
@@ -90,7 +101,12 @@ class Database:
         _own_errors(migrate.upgrade, self._store.migrating)
 
     def ping(self) -> None:
-        """Raises Unavailable unless the database answers and has a schema."""
+        """Raises Unavailable unless the database answers, has a schema, and took the last
+        change: on a full disk it answers, too.
+        """
+        refused = self._refused
+        if refused and time.monotonic() < refused[0]:
+            raise Unavailable(refused[1].message, refused[1].hint)
         self.look_up(
             lambda conn: conn.execute(text("SELECT version_num FROM alembic_version")).all()
         )

@@ -49,6 +49,7 @@ class TestReadiness:
         bridge.leader.step()
         assert findings(bridge) == [(True, "", "")]
         bridge.patience.failed("local", Act.FORGET, DENIED, "g-lab", "bridge-t-1")
+        assert [one.degrades for one in bridge.ready() if not one.ok] == [True]
         [(ok, detail, remedy)] = findings(bridge)
         assert (ok, detail) == (False, "in g-lab: Permission denied")
         assert remedy.startswith("The token lacks purge-job.")

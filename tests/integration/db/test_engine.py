@@ -6,6 +6,7 @@ import gc
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -232,8 +233,23 @@ class TestSqlite:
         with pytest.raises(Unavailable, match="full") as caught:
             lab.insert(*(new_job() for _ in range(1000)))
         assert "disk" in caught.value.hint
+        with pytest.raises(Unavailable, match="full"):  # though it answers
+            lab.db.ping()
         self.set_limit(lab.db, 1_000_000)
+        lab.db.ping()
         assert len(lab.insert(*(new_job() for _ in range(1000)))) == 1000
+
+    def test_a_refusal_is_forgotten_when_nothing_is_changed(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.set_limit(lab.db, 1)
+        with pytest.raises(Unavailable, match="full"):
+            lab.insert(*(new_job() for _ in range(1000)))
+        with pytest.raises(Unavailable, match="full"):
+            lab.db.ping()
+        later = time.monotonic() + 31
+        monkeypatch.setattr("bridge.db.engine.time.monotonic", lambda: later)
+        lab.db.ping()
 
     def set_limit(self, db: Database, pages: int) -> None:
         db.write(lambda conn: conn.execute(text(f"PRAGMA max_page_count = {pages}")).all())
