@@ -99,6 +99,7 @@ def loops(bridge: Bridge, config: Config, give_up: Callable[[BridgeError], objec
         if taken or not bridge.leader.leads:
             bridge.patience.clear()  # what was refused to whoever led before
         if taken:
+            bridge.feeder.begin()
             for name in bridge.connectors:
                 bridge.reconciler.hint(name, None)
             for loop in leading:

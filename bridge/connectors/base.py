@@ -166,6 +166,24 @@ class Capacity(Protocol):
         """
 
 
+class Pending(msgspec.Struct, frozen=True):
+    """An attempt that was handed over and, for all that is stored, has no machine yet.
+    Memory in MiB.
+    """
+
+    handle: Handle
+    cores: int
+    memory_mb: int
+
+
+@runtime_checkable
+class Backlog(Protocol):
+    """A connector whose room depends on what waits at its scheduler."""
+
+    def recall(self, pending: Iterable[Pending]) -> None:
+        """Count what this process did not hand over itself, or before it was started anew."""
+
+
 @runtime_checkable
 class Watch(Protocol):
     """A connector that is told when something changes. Only a hint: polling is the truth."""

@@ -16,7 +16,7 @@ from uuid import UUID
 import msgspec
 
 from bridge import log, points
-from bridge.connectors.base import Capacity, Connector, Room
+from bridge.connectors.base import Backlog, Capacity, Connector, Pending, Room
 from bridge.core.patience import Act, Patience
 from bridge.core.queue import Reserve, Waiting, choose, members_of, reserve
 from bridge.core.retry import failed_on
@@ -100,6 +100,11 @@ class Feeder:
         self._next_look_for_expired: dict[str, float] = {}
         self._starts = _Starts()
         self._swept = False
+        self._recalled = False
+
+    def begin(self) -> None:
+        """This process leads from now on: others may have handed over until now."""
+        self._recalled = False
 
     def step(self) -> int:
         """Hand over what can start now; returns how many attempts were handed over.
@@ -109,7 +114,18 @@ class Feeder:
         self._swept = self._swept or self._db.look_up(instance.is_swept)
         if not self._swept:
             return 0
+        if not self._recalled:
+            self._recall()
+            self._recalled = True
         return sum(self._serve(connector) for connector in self._connectors.values())
+
+    def _recall(self) -> None:
+        """Else smaller jobs would overtake a large one that waits at its scheduler already."""
+        unplaced = self._db.read(attempts.unplaced)
+        for name, connector in self._connectors.items():
+            if isinstance(connector, Backlog):
+                mine = (one for one in unplaced if one.connector == name)
+                connector.recall(Pending(one.handle, one.cores, one.memory_mb) for one in mine)
 
     def close(self) -> None:
         """Wait for calls under way, then stop."""

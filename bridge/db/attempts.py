@@ -220,12 +220,14 @@ def request_stop(
 
 
 class Unplaced(msgspec.Struct, frozen=True):
-    """An attempt that no machine is known to have, nor is to be stopped."""
+    """An attempt that no machine is known to have, nor is to be stopped. Memory in MiB."""
 
     job_id: UUID
     group_id: UUID
     number: int
     generations: str | None
+    cores: int
+    memory_mb: int
     connector: str
     handle: Handle
 
@@ -238,6 +240,8 @@ def unplaced(conn: Connection) -> list[Unplaced]:
             jobs.c.group_id,
             attempts.c.number,
             attempts.c.generations,
+            jobs.c.cores,
+            jobs.c.memory_mb,
             attempts.c.connector,
             attempts.c.native_id,
             attempts.c.namespace,
@@ -251,7 +255,7 @@ def unplaced(conn: Connection) -> list[Unplaced]:
         )
     )
     return [
-        Unplaced(UUID(bytes=row[0]), UUID(bytes=row[1]), *row[2:5], Handle(*row[5:]))
+        Unplaced(UUID(bytes=row[0]), UUID(bytes=row[1]), *row[2:7], Handle(*row[7:]))
         for row in conn.execute(query)
     ]
 

@@ -65,6 +65,17 @@ class TestReadiness:
         assert findings(bridge) == [(True, "", "")]  # that was another reign
 
 
+def test_a_reign_begins_with_what_others_handed_over(
+    config: Config, bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[bool] = []
+    monkeypatch.setattr(bridge.feeder, "begin", lambda: begun.append(bridge.leader.leads))
+    [lead] = [loop for loop in loops(bridge, config, str) if loop.name == "leader"]
+    for _ in range(2):
+        lead._act()
+    assert begun == [True]
+
+
 def test_it_ends_when_its_database_was_replaced(config: Config) -> None:
     with Service(config) as service:
         eventually(lambda: service.bridge.leader.leads)

@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import Struct, structs
 
-from bridge.connectors.base import Machine, Room
+from bridge.connectors.base import Machine, Pending, Room
 from bridge.connectors.nomad.client import NomadClient
 from bridge.connectors.nomad.jobspec import MHZ_PER_CORE
 from bridge.connectors.nomad.use import Use, memory_mb, mhz, out_of_order
@@ -103,6 +103,14 @@ class Capacity:
         wish = Wish(spec.handle.namespace, spec.cores, spec.memory_mb, self._clock())
         with self._lock:
             self._wishes[spec.handle.native_id] = wish
+
+    def recall(self, pending: Iterable[Pending]) -> None:
+        """Count attempts that others handed over; those that have a machine show it soon."""
+        now = self._clock()
+        with self._lock:
+            for one in pending:
+                wish = Wish(one.handle.namespace, one.cores, one.memory_mb, now)
+                self._wishes.setdefault(one.handle.native_id, wish)
 
     def ended(self, native_ids: Sequence[str]) -> None:
         """Attempts that hold nothing any more."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bridge import log, resources
-from bridge.connectors.base import Finding, Health, Room
+from bridge.connectors.base import Finding, Health, Pending, Room
 from bridge.connectors.nomad.capacity import Capacity
 from bridge.connectors.nomad.client import Connection, NomadClient
 from bridge.connectors.nomad.enrol import Enroller, Enrolment
@@ -121,6 +121,10 @@ class NomadConnector:
         """
         with self._client.within(_CALL_S):
             return self._capacity.room(namespace, node_pool)
+
+    def recall(self, pending: Iterable[Pending]) -> None:
+        """Count what others handed over, or this process before it was started anew."""
+        self._capacity.recall(pending)
 
     def watch(
         self,

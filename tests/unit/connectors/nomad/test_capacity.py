@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bridge.connectors.base import Backlog, Pending
 from bridge.connectors.base import Capacity as CapacityContract
 from bridge.connectors.nomad.capacity import Capacity, Wish, measure
 from bridge.connectors.nomad.client import Connection, NomadClient
@@ -258,9 +259,23 @@ def test_a_hand_over_that_nomad_has_no_place_for_keeps_its_claim(
     assert (free(room)[0], room.waiting_cores) == (0, 4)
 
 
+def test_what_others_handed_over_counts(capacity: Capacity, clock: Clock) -> None:
+    waiting = Pending(Handle("bridge-x-2", "g-lab"), 4, 64)
+    capacity.handed_over(spec("bridge-x-3", cores=1))
+    capacity.recall([waiting, Pending(Handle("bridge-x-3", "g-lab"), 3, 64)])
+    room = capacity.room("g-lab", "g-lab")
+    assert (free(room)[0], room.waiting_cores) == (0, 4)
+    capacity.ended(["bridge-x-2"])
+    assert free(capacity.room("g-lab", "g-lab"))[0] == 2
+    capacity.recall([waiting])
+    clock.now += 61
+    assert free(capacity.room("g-lab", "g-lab"))[0] == 3
+
+
 def test_the_connector_has_it(connection: Connection, nomad: FakeNomad) -> None:
     connector = NomadConnector(connection, prefix="bridge-x-")
     assert isinstance(connector, CapacityContract)
+    assert isinstance(connector, Backlog)
     with pytest.raises(ConnectorUnavailable):
         connector.room("g-lab", "g-lab")
     nomad.routes["GET", "/v1/nodes"] = Answer(403, "Permission denied")
