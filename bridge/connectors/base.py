@@ -94,6 +94,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     cores_free: int
     memory_free_mb: int
     ready: bool = True  # can take jobs now; one that cannot may return
+    kept: bool = False  # for an attempt that waits for it: others go elsewhere if they can
 
     def holds(self, cores: int, memory_mb: int) -> bool:
         """Whether so much fits when it is empty, in whatever state it is."""
@@ -115,6 +116,16 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     def ready(self) -> bool:
         """Whether some machine can take jobs; without one nothing is known."""
         return any(machine.ready for machine in self.machines)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the machines that are kept for somebody."""
+        return tuple(machine.name for machine in self.machines if machine.kept)
+
+    @property
+    def has_free(self) -> bool:
+        """Whether anything could start now, however small."""
+        return any(one.cores_free > 0 and one.memory_free_mb > 0 for one in self.machines)
 
     def after_start(self, cores: int, memory_mb: int) -> Room | None:
         """What is left when an attempt starts where it fits most tightly; None: nowhere now."""
@@ -139,17 +150,28 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
         if at is None:
             return self
         return msgspec.structs.replace(
-            self._less(at, cores, memory_mb),
+            self._less(at, cores, memory_mb, kept=True),
             waiting_cores=max(cores, self.waiting_cores),
             waiting_memory_mb=max(memory_mb, self.waiting_memory_mb),
         )
 
-    def _less(self, at: int, cores: int, memory_mb: int) -> Room:
+    def kept_for(self, cores: int, memory_mb: int) -> Room:
+        """What is left to others while somebody waits for so much: nothing where it could be."""
+        machines = tuple(
+            msgspec.structs.replace(one, cores_free=0, memory_free_mb=0, kept=True)
+            if one.ready and one.holds(cores, memory_mb)
+            else one
+            for one in self.machines
+        )
+        return msgspec.structs.replace(self, machines=machines)
+
+    def _less(self, at: int, cores: int, memory_mb: int, kept: bool = False) -> Room:
         one = self.machines[at]
         rest = msgspec.structs.replace(
             one,
             cores_free=max(one.cores_free - cores, 0),
             memory_free_mb=max(one.memory_free_mb - memory_mb, 0),
+            kept=one.kept or kept,
         )
         machines = (*self.machines[:at], rest, *self.machines[at + 1 :])
         return msgspec.structs.replace(self, machines=machines)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
+from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
@@ -18,7 +19,7 @@ import msgspec
 from bridge import log, points
 from bridge.connectors.base import Backlog, Capacity, Connector, Pending, Room
 from bridge.core.patience import Act, Patience
-from bridge.core.queue import Reserve, Waiting, choose, members_of, reserve
+from bridge.core.queue import Chosen, Reserve, choose, members_of, reserve
 from bridge.core.retry import failed_on
 from bridge.core.verdict import End
 from bridge.core.write import end_attempt
@@ -38,6 +39,7 @@ _log = log.get(__name__)
 _RATE_OVER_S: Final = 10.0
 # A look reads every attempt under way; a claim that ran out has waited for a minute already.
 _LOOK_FOR_EXPIRED_S: Final = 1.0
+_AVOIDED: Final = 16  # machines that an attempt is asked to avoid for others: it is only a wish
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -192,19 +194,25 @@ class Feeder:
             except ConnectorUnavailable as away:
                 self._patience.failed(connector.name, Act.FEED, away, group.name)
                 return 0
-        claimed = self._claim(connector, group, room)
-        return self._hand_over(connector, claimed)
+        chosen = self._choose_for(group, room)
+        avoid = {one.job.id: one.avoid for one in chosen}
+        return self._hand_over(connector, self._claim(connector, group, chosen), avoid)
 
-    def _claim(self, connector: Connector, group: Group, room: Room | None) -> list[AttemptOfJob]:
+    def _choose_for(self, group: Group, room: Room | None) -> tuple[Chosen, ...]:
         now = self._clock()
         # Nothing is written, but the writer has in memory what it wrote last: who is ahead in
         # a deep queue is found in half the time, and it is what the claim is about to change.
         chosen = self._db.write(lambda conn: self._choose(conn, group, room, now))
         points.reach(Point.CLAIM_CHOSEN)
+        return chosen
+
+    def _claim(
+        self, connector: Connector, group: Group, chosen: Sequence[Chosen]
+    ) -> list[AttemptOfJob]:
         claim = self._claim_for(connector, group)
 
         def write(conn: Connection) -> list[AttemptOfJob]:
-            claimed = attempts.claim(conn, [job.id for job in chosen], claim)
+            claimed = attempts.claim(conn, [one.job.id for one in chosen], claim)
             points.reach(Point.CLAIM_BEFORE_COMMIT)
             return claimed
 
@@ -228,7 +236,7 @@ class Feeder:
 
     def _choose(
         self, conn: Connection, group: Group, room: Room | None, now: float
-    ) -> tuple[Waiting, ...]:
+    ) -> tuple[Chosen, ...]:
         pace = self._pace
         under_way = queue_db.under_way(conn, group.id, now)
         shares = usage.lately(conn, group.id)
@@ -250,7 +258,13 @@ class Feeder:
             at_once=at_once,
         )
 
-    def _hand_over(self, connector: Connector, claimed: Sequence[AttemptOfJob]) -> int:
+    def _hand_over(
+        self,
+        connector: Connector,
+        claimed: Sequence[AttemptOfJob],
+        avoid: Mapping[UUID, tuple[str, ...]] = MappingProxyType({}),
+    ) -> int:
+        """``avoid``: by job, the machines that are better left to others."""
         if not claimed:
             return 0
         groups = self._db.read(
@@ -260,7 +274,13 @@ class Feeder:
             }
         )
         calls = [
-            self._pool.submit(self._submit, connector, one, groups[one.job.group_id])
+            self._pool.submit(
+                self._submit,
+                connector,
+                one,
+                groups[one.job.group_id],
+                avoid.get(one.job.id, ())[:_AVOIDED],
+            )
             for one in claimed
         ]
         # All of them: a pass that is given up has none of its calls under way any more.
@@ -279,7 +299,13 @@ class Feeder:
             self._patience.failed(connector.name, Act.FEED, fault, place)
         return count
 
-    def _submit(self, connector: Connector, one: AttemptOfJob, group: Group | None) -> int:
+    def _submit(
+        self,
+        connector: Connector,
+        one: AttemptOfJob,
+        group: Group | None,
+        avoid: tuple[str, ...] = (),
+    ) -> int:
         if group is None:
             raise AssertionError(f"job {one.job.id} belongs to no group")
         token = one.attempt.claim_token
@@ -290,7 +316,7 @@ class Feeder:
             # taken over, have ended, and be forgotten: a call would run it once more.
             return 0
         try:
-            connector.submit(spec_of(one, group, self._failed_on(one)))
+            connector.submit(spec_of(one, group, (*self._failed_on(one), *avoid)))
         except JobRejected as exc:
             self._reject(one, token, exc)
             return 0

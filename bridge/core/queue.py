@@ -26,6 +26,7 @@ from bridge.db.queue import Level, Line, UnderWay, Waiting
 from bridge.models.usage import Share
 
 __all__ = [
+    "Chosen",
     "Level",
     "Line",
     "Member",
@@ -40,8 +41,10 @@ __all__ = [
 # What a job under way counts for beyond what it used so far: without it, the member with the
 # least use would get everything at once.
 _NOMINAL_S: Final = 60.0
-# Jobs for which no ready machine is large enough, before a pass ends: each pass reads them anew.
-_PASSED_OVER: Final = 200
+# Jobs without a place now, before the rest of a line, and then of a pass, is left alone: each
+# pass reads them anew.
+_OF_A_LINE: Final = 50
+_OF_A_PASS: Final = 1000
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -81,6 +84,15 @@ def reserve(starts_per_s: float, bounds: Reserve) -> int:
     return max(bounds.least, min(bounds.most, math.ceil(starts_per_s * bounds.ahead_s)))
 
 
+class Chosen(msgspec.Struct, frozen=True):
+    """A job that is handed over now. ``avoid``: names of machines that are kept for others,
+    which a scheduler that packs them tightly would fill first.
+    """
+
+    job: Waiting
+    avoid: tuple[str, ...] = ()
+
+
 class _Place:
     """What is still free while jobs are picked one by one."""
 
@@ -93,10 +105,11 @@ class _Place:
         """Whether nothing goes any more, whatever its size."""
         return self._slots <= 0 or (self._room is not None and not self._room.ready)
 
-    def take(self, job: Waiting) -> bool:
-        """Whether there is a place, which is then taken: a free one, else one in the reserve."""
-        size = (job.cores, job.memory_mb)
+    def take(self, job: Waiting) -> Chosen | None:
+        """Give it a place: a free one, else one in the reserve; None when there is none."""
+        size, chosen = (job.cores, job.memory_mb), Chosen(job)
         if self._room and (left := self._room.after_start(*size)):
+            chosen = Chosen(job, self._room.kept)
             self._room = left
         elif self._is_refused(job):
             pass  # by the scheduler, in its words
@@ -104,9 +117,16 @@ class _Place:
             self._reserve -= 1
             self._room = self._room and self._room.after_wait(*size)
         else:
-            return False
+            return None
         self._slots -= 1
-        return True
+        return chosen
+
+    def keep(self, job: Waiting) -> None:
+        """It has no place: nothing behind it takes what it waits for, here or there."""
+        self._reserve = 0
+        self._room = self._room and self._room.kept_for(job.cores, job.memory_mb)
+        if self._room is None or not self._room.has_free:
+            self._slots = 0
 
     def may_come(self, job: Waiting) -> bool:
         """Whether a place for it may become free on the machines that are ready."""
@@ -127,6 +147,39 @@ class _Place:
         )
 
 
+class _Tally:
+    """What each member has and had, while jobs are picked."""
+
+    def __init__(self, members: Mapping[UUID, Member], per_user: int) -> None:
+        self._per_user = per_user
+        self._running = Counter({user: one.running for user, one in members.items()})
+        self._passed_over: Counter[tuple[UUID, int]] = Counter()
+        self.use: Final = {user: one.use for user, one in members.items()}
+
+    def bounded(self, line: Line) -> Line:
+        """The line as far as its member may start jobs, and as far as it pays to look."""
+        return Line(line.user_id, self._bounded(line))
+
+    def _bounded(self, line: Line) -> Iterator[Waiting]:
+        user = line.user_id
+        for job in line.jobs:
+            if self._per_user and self._running[user] >= self._per_user:
+                return
+            if self._passed_over[user, job.priority] >= _OF_A_LINE:
+                return
+            yield job
+
+    def took(self, job: Waiting) -> None:
+        """It goes: so much less is its member's turn."""
+        self._running[job.user_id] += 1
+        self.use[job.user_id] = self.use.get(job.user_id, 0.0) + job.cores * _NOMINAL_S
+
+    def passed_over(self, job: Waiting) -> bool:
+        """It has no place; whether enough was looked at for one pass."""
+        self._passed_over[job.user_id, job.priority] += 1
+        return self._passed_over.total() >= _OF_A_PASS
+
+
 def choose(
     levels: Iterable[Level],
     *,
@@ -135,7 +188,7 @@ def choose(
     room: Room | None,
     per_user: int = 0,
     at_once: int,
-) -> tuple[Waiting, ...]:
+) -> tuple[Chosen, ...]:
     """Pick what is handed over now, at most ``at_once`` attempts.
 
     What fits into ``room``, where the pool knows it, goes; where the scheduler keeps
@@ -143,26 +196,24 @@ def choose(
 
     ``levels`` come by falling priority, each with a line for each member who waits there;
     that gives the member's jobs, oldest first, and is read only as far as needed.
-    The first job that has no place now closes the door behind it, so that a large job is not
-    overtaken for ever by small ones. One that no ready machine could hold is passed over:
-    a larger one may return or join. ``per_user`` bounds a member's attempts under way (0: no
-    bound).
+    A job that has no place now keeps every machine that could hold it, so that a large job is
+    not overtaken for ever by small ones; these go where it could never run. One that no ready
+    machine could hold is passed over: a larger one may return or join. ``per_user`` bounds a
+    member's attempts under way (0: no bound).
     """
-    place = _Place(slots, at_once, room)
-    now: list[Waiting] = []
-    passed_over = 0
-    counts = {user: member.running for user, member in members.items()}
+    place, tally = _Place(slots, at_once, room), _Tally(members, per_user)
+    now: list[Chosen] = []
     for level in () if place.is_full() else levels:
-        allowed = [_at_most(line, per_user, counts) for line in level.lines]
-        for job in _fair(allowed, members):
-            if place.take(job):
-                now.append(job)
-                counts[job.user_id] = counts.get(job.user_id, 0) + 1
-            elif place.may_come(job):
-                return tuple(now)
+        for job in _fair(map(tally.bounded, level.lines), tally.use):
+            if (chosen := place.take(job)) is not None:
+                now.append(chosen)
+                tally.took(job)
             else:
-                passed_over += 1
-            if place.is_full() or passed_over == _PASSED_OVER:
+                if place.may_come(job):
+                    place.keep(job)
+                if tally.passed_over(job):
+                    return tuple(now)
+            if place.is_full():
                 return tuple(now)
     return tuple(now)
 
@@ -181,19 +232,18 @@ def ahead(
     ``job`` need not be in a line, as one that is held is not.
     """
     counts: Counter[UUID] = Counter()
-    running = {user: one.running for user, one in members.items() if user != job.user_id}
+    tally = _Tally(members, per_user)
     for level in _down_to(job.priority, levels):
         here = [
-            line if line.user_id == job.user_id else _at_most(line, per_user, running)
-            for line in level.lines
+            line if line.user_id == job.user_id else tally.bounded(line) for line in level.lines
         ]
         if level.priority == job.priority:
             here = _up_to(job, here)
-        for one in itertools.islice(_fair(here, members), at_most - counts.total()):
+        for one in itertools.islice(_fair(here, tally.use), at_most - counts.total()):
             if one.id == job.id:
                 return counts
             counts[one.user_id] += 1
-            running[one.user_id] = running.get(one.user_id, 0) + 1
+            tally.took(one)
     return counts
 
 
@@ -219,28 +269,21 @@ def _up_to(job: Waiting, lines: Iterable[Line]) -> list[Line]:
     return [*others, Line(job.user_id, itertools.chain(older, [job]))]
 
 
-def _at_most(line: Line, per_user: int, counts: Mapping[UUID, int]) -> Line:
-    """A member's line, cut to what the member may still start."""
-    if not per_user:
-        return line
-    left = max(per_user - counts.get(line.user_id, 0), 0)
-    return Line(line.user_id, itertools.islice(line.jobs, left))
-
-
-def _fair(lines: Iterable[Line], members: Mapping[UUID, Member]) -> Iterator[Waiting]:
-    """Jobs of one priority in the order of fair share."""
+def _fair(lines: Iterable[Line], use: Mapping[UUID, float]) -> Iterator[Waiting]:
+    """Jobs of one priority in the order of fair share, by the ``use`` that each member has
+    when it is asked for the next one.
+    """
     heap: list[tuple[float, bytes, int, Waiting, Iterator[Waiting]]] = []
     for order, line in enumerate(lines):
         jobs = iter(line.jobs)
         if (head := next(jobs, None)) is not None:
-            use = members.get(line.user_id, Member()).use
-            heap.append((use, head.id.bytes, order, head, jobs))
+            heap.append((use.get(line.user_id, 0.0), head.id.bytes, order, head, jobs))
     heapq.heapify(heap)
     while heap:
-        use, _, order, job, jobs = heap[0]
+        _, _, order, job, jobs = heap[0]
         yield job
         if (head := next(jobs, None)) is None:
             heapq.heappop(heap)
         else:
-            more = use + job.cores * _NOMINAL_S
+            more = use.get(job.user_id, 0.0)
             heapq.heapreplace(heap, (more, head.id.bytes, order, head, jobs))

@@ -104,7 +104,8 @@ class AttemptSpec(msgspec.Struct, frozen=True, kw_only=True):
     generations: tuple[str, ...] = ()  # of nodes that may run it; empty: any
     requires_limits: bool = False  # only on nodes that enforce limits of memory and cores
     native_node: str | None = None  # the scheduler's id of the only node that may run it
-    avoid: tuple[str, ...] = ()  # names of nodes that failed it before: only if no other can
+    # Names of nodes that failed it before or are kept for others: only if no other can.
+    avoid: tuple[str, ...] = ()
 
 
 class Observed(StrEnum):

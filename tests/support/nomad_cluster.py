@@ -244,9 +244,11 @@ class NomadCluster:
             eventually(lambda: self._node_ready(name), timeout=_TIMEOUT_S, every=0.1)
 
     @contextlib.contextmanager
-    def another_client(self, name: str) -> Iterator[None]:
-        """A second client until the end; then it is not known any more."""
-        self.start_client(name)
+    def another_client(self, name: str, client: Mapping[str, Any] | None = None) -> Iterator[None]:
+        """A second client, with more settings of that block, until the end; then it is not
+        known any more.
+        """
+        self.start_client(name, client)
         try:
             yield
         finally:

@@ -169,6 +169,31 @@ def test_a_drained_job_is_queued_again(open_house: MakeHouse, nomad: NomadCluste
     assert used.attempts == 1  # the one that ended by itself
 
 
+def test_a_machine_that_a_large_job_waits_for_is_left_to_it(
+    open_house: MakeHouse, nomad: NomadCluster
+) -> None:
+    """Nomad packs machines tightly: it would go on filling the one that is in use."""
+    house = open_house()
+    node = nomad.call("GET", f"node/{nomad.node()['ID']}")
+    cores = node["NodeResources"]["Cpu"]["CpuShares"] // 1000
+    door = f"node/{node['ID']}/eligibility"
+    with nomad.another_client("large", {"cpu_total_compute": 8000 * cores}):
+        nomad.call("POST", door, {"Eligibility": "ineligible"})
+        try:
+            first = house.submit(UNTIL_STOP, cores=6 * cores)
+            assert house.running(first).node == "large"
+        finally:
+            nomad.call("POST", door, {"Eligibility": "eligible"})
+        wide = house.submit("true", cores=8 * cores)
+        house.until(wide, JobState.SUBMITTED)
+        narrow = house.submit(UNTIL_STOP)
+        assert house.running(narrow).node == NODE
+        (rundir(nomad, house.native_id(first), "large") / "stop").touch()
+        assert house.end(wide).node == "large"
+        (rundir(nomad, house.native_id(narrow)) / "stop").touch()
+        assert house.end(narrow).state is JobState.COMPLETED
+
+
 @pytest.mark.parametrize("task", ["stage-in", "main", "stage-out"])
 def test_a_client_killed_in_a_task_goes_on(
     open_house: MakeHouse, nomad: NomadCluster, task: str

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.connectors.base import Machine, Room
 from bridge.core.queue import (
+    Chosen,
     Level,
     Line,
     Member,
@@ -45,14 +48,18 @@ def levels(jobs: Iterable[Waiting]) -> list[Level]:
     ]
 
 
-def pick(
+def pick(jobs: Iterable[Waiting], **where: Any) -> tuple[Waiting, ...]:
+    return tuple(one.job for one in pick_all(jobs, **where))
+
+
+def pick_all(
     jobs: Iterable[Waiting],
     slots: int = 99,
     room: Room | None = None,
     members: dict[UUID, Member] | None = None,
     per_user: int = 0,
     at_once: int = 99,
-) -> tuple[Waiting, ...]:
+) -> tuple[Chosen, ...]:
     return choose(
         levels(jobs),
         members=members or {},
@@ -143,11 +150,36 @@ class TestBounds:
         huge, small = job(cores=9), job()
         assert pick([huge, small], room=room(complete=True)) == (huge, small)
 
-    def test_a_pass_looks_at_so_many_for_which_nothing_is_large_enough(self) -> None:
-        huge = [job(cores=9) for _ in range(500)]
-        assert pick([*huge, job()], room=room()) == ()
-        other = job(BOB)
-        assert pick([*huge, other], room=room(queues=True)) == (other,)
+    def test_what_no_machine_can_hold_delays_nobody_else(self) -> None:
+        huge = [job(cores=9) for _ in range(300)]
+        others = [job(BOB) for _ in range(3)]
+        for busy in (0.0, 20_000.0):
+            members = {BOB: Member(use=busy)}
+            choice = pick([*huge, *others], room=room(queues=True), members=members)
+            assert choice == tuple(others)
+        higher = [job(cores=9, priority=60) for _ in range(300)]
+        assert pick([*higher, *others], room=room(queues=True)) == tuple(others)
+
+    def test_a_pass_looks_only_so_far(self) -> None:
+        read = 0
+
+        def endless(user: UUID) -> Iterator[Waiting]:
+            nonlocal read
+            while True:
+                read += 1
+                yield job(user, cores=9)
+
+        lines = [Line(user, endless(user)) for user in (new_id() for _ in range(100))]
+        where: dict[str, Any] = {
+            "members": {},
+            "slots": 8,
+            "room": room(queues=True),
+            "at_once": 64,
+        }
+        assert choose([Level(50, lines[:1])], **where) == ()
+        assert read <= 52
+        assert choose([Level(50, lines)], **where) == ()
+        assert read <= 1200
 
     def test_the_largest_of_each_kind_together_are_no_machine(self) -> None:
         wide, deep = machine("wide", 16, 1000), machine("deep", 2, 9000)
@@ -196,6 +228,28 @@ class TestBounds:
         large, small = job(cores=8), [job() for _ in range(4)]
         assert pick([large, *small], slots=8, room=place) == (large, small[0])
 
+    def test_a_busy_large_machine_idles_no_others(self) -> None:
+        large = machine("large", 64, 64_000, cores_free=0, memory_free_mb=0)
+        small = [machine(f"s{number}", 8, 8000) for number in range(2)]
+        place = Room(slots=99, machines=(large, *small), queues=True)
+        wide = [job(ADA, cores=64) for _ in range(20)]
+        narrow = [job(user) for user in (ADA, BOB) for _ in range(8)]
+        for used, priority in ((0.0, 50), (1e6, 50), (0.0, 40)):
+            low = [msgspec.structs.replace(one, priority=priority) for one in narrow]
+            members = {BOB: Member(use=used)}
+            choice = pick([*wide, *low], slots=8, room=place, members=members)
+            assert set(choice) == {*wide[:8], *low}
+        assert set(pick([*wide, *narrow], slots=0, room=place)) == set(narrow)
+
+    def test_what_starts_avoids_a_machine_that_is_kept_for_another(self) -> None:
+        two = (machine("large", 64, cores_free=4), machine("small", 8))
+        place = Room(slots=99, machines=two, queues=True)
+        first, wide, narrow = job(priority=3), job(cores=64, priority=2), job(priority=1)
+        chosen = pick_all([first, wide, narrow], slots=1, room=place)
+        assert chosen == (Chosen(first), Chosen(wide), Chosen(narrow, ("large",)))
+        chosen = pick_all([wide, narrow], slots=0, room=place)
+        assert chosen == (Chosen(narrow, ("large",)),)
+
     def test_a_pool_without_a_ready_node_gets_nothing(self) -> None:
         away = machine(cores_free=0, memory_free_mb=0, ready=False)
         none = Room(slots=0, machines=(away,), queues=True)
@@ -205,6 +259,13 @@ class TestBounds:
         ada, bob = [job(ADA) for _ in range(3)], [job(BOB) for _ in range(3)]
         now = pick(ada + bob, members={ADA: Member(running=2)}, per_user=2)
         assert now == (bob[0], bob[1])
+
+    @pytest.mark.parametrize("running", [0, 3])
+    def test_per_user_does_not_count_what_has_no_place(self, running: int) -> None:
+        huge, small = [job(cores=9) for _ in range(5)], [job() for _ in range(5)]
+        members = {ADA: Member(running=running)}
+        choice = pick([*huge, *small], room=room(queues=True), per_user=4, members=members)
+        assert choice == tuple(small[: 4 - running])
 
     def test_per_user_holds_across_priorities(self) -> None:
         waiting = [job(priority=60), job(priority=60), job(priority=50)]
