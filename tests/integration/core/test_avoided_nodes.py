@@ -22,7 +22,7 @@ def test_the_next_attempt_is_told_where_the_others_failed(house: House) -> None:
 class Pool(FakeConnector):
     """A large machine that is in use, and a small one that is not."""
 
-    def room(self, namespace: str, node_pool: str) -> Room:  # noqa: ARG002
+    def room(self, namespace: str, node_pool: str) -> Room:
         large = Machine(name="large", cores=64, memory_mb=64_000, cores_free=8, memory_free_mb=900)
         small = Machine(name="small", cores=8, memory_mb=8000, cores_free=8, memory_free_mb=8000)
         return Room(slots=99, machines=(large, small), queues=True)
