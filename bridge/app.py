@@ -131,7 +131,7 @@ def build(config: Config) -> Bridge:
     fenced = Fenced(db, leader)
     patience = Patience()
     feeder = Feeder(fenced, connectors, prefix=prefix, pace=_pace(config), patience=patience)
-    jobs, sets = _jobs(config, db, connectors, wake)
+    jobs, sets = _jobs(config, db, _outlook(config, db, connectors, leader, patience), wake)
     return Bridge(
         db=db,
         connectors=connectors,
@@ -155,12 +155,27 @@ def build(config: Config) -> Bridge:
     )
 
 
+def _outlook(
+    config: Config,
+    db: Database,
+    connectors: Mapping[str, Connector],
+    leader: Leader,
+    patience: Patience,
+) -> Outlook:
+    limits = config.limits
+    return Outlook(
+        db,
+        connectors,
+        limits=Limits(per_user=limits.running_per_user, per_group=limits.running_per_group),
+        half_life_s=config.queue.half_life_s,
+        faults=lambda name: patience.faults(name) if leader.leads else [],
+    )
+
+
 def _jobs(
-    config: Config, db: Database, connectors: Mapping[str, Connector], wake: threading.Event
+    config: Config, db: Database, outlook: Outlook, wake: threading.Event
 ) -> tuple[Jobs, Sets]:
     limits = config.limits
-    under_way = Limits(per_user=limits.running_per_user, per_group=limits.running_per_group)
-    outlook = Outlook(db, connectors, limits=under_way, half_life_s=config.queue.half_life_s)
     quota = Quota(per_user=limits.queued_per_user, per_group=limits.queued_per_group)
     images = Images(config.images.registries)
     return (

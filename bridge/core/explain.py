@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from bridge.connectors.base import Machine, Room
+from bridge.models.attempt import AttemptState
 from bridge.models.explanation import Explanation
 from bridge.models.job import FINAL, Job, JobState
 
@@ -18,10 +19,13 @@ _NAMED: Final = 3  # machines in a sentence
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a waiting job's surroundings. Limits of 0 are none."""
+    """What is known of a live job's surroundings. Limits of 0 are none."""
 
     connector: str
     away: str | None = None  # why the connector cannot be asked
+    # Why it takes nothing over; of what it has taken, why it does not say how that goes on.
+    refused: str | None = None
+    attempt: AttemptState | None = None  # where the last attempt is
     room: Room | None = None  # None where the pool does not know its room
     ahead: dict[str, int] = {}  # by user name, counted up to COUNTED in all
     mine_under_way: int = 0
@@ -52,13 +56,19 @@ def explain(job: Job, facts: Facts, *, now: float) -> Explanation:
 def _handed_over(job: Job, facts: Facts) -> str:
     if job.cancel_requested_at is not None:
         return f"It was asked to stop; {facts.connector} has not shown the end yet."
+    why = facts.away or facts.refused
     if job.state is JobState.RUNNING:
         where = f" on {job.node}" if job.node else ""
-        return f"It runs{where}, phase {job.phase or 'executing'}."
-    if facts.away:
-        return f"It was handed over to {facts.connector}, which cannot be asked now: {facts.away}"
+        runs = _closed(f"It runs{where}, phase {job.phase or 'executing'}", job.reason)
+        asked = f"The connector {facts.connector} cannot be asked now"
+        return f"{runs} {_closed(asked, why)}" if why else runs
+    if facts.attempt is AttemptState.CLAIMED:
+        yet = f"The connector {facts.connector} has not taken it yet, as attempt {job.attempt}"
+        return f"{_closed(yet, why)} The hand-over is repeated until it does."
+    if why:
+        return _closed(f"It was handed over to {facts.connector}, which cannot be asked now", why)
     words = job.reason or (f"phase {job.phase}" if job.phase else "it has not started yet")
-    return f"It was handed over to {facts.connector} as attempt {job.attempt}: {words}."
+    return _closed(f"It was handed over to {facts.connector} as attempt {job.attempt}", words)
 
 
 def _waits_for(job: Job, facts: Facts, now: float) -> str:
@@ -67,8 +77,19 @@ def _waits_for(job: Job, facts: Facts, now: float) -> str:
         return "It is held; release it to let it start."
     if job.not_before is not None and job.not_before > now:
         return f"Another attempt starts in {job.not_before - now:.0f} s ({job.reason})."
+    missing = _connector(facts) or _limit(job, facts) or _room(job, facts.room)
+    return missing or "It can start as soon as it is its turn."
+
+
+def _connector(facts: Facts) -> str | None:
     if facts.away:
-        return f"The connector {facts.connector} cannot be reached: {facts.away}"
+        return _closed(f"The connector {facts.connector} cannot be reached", facts.away)
+    if facts.refused:
+        return _closed(f"The connector {facts.connector} takes no jobs now", facts.refused)
+    return None
+
+
+def _limit(job: Job, facts: Facts) -> str | None:
     if facts.running_per_user and facts.mine_under_way >= facts.running_per_user:
         return (
             f"{job.user} has {facts.mine_under_way} jobs under way, "
@@ -79,7 +100,7 @@ def _waits_for(job: Job, facts: Facts, now: float) -> str:
             f"The group has {facts.group_under_way} jobs under way, "
             f"the limit is {facts.running_per_group}."
         )
-    return _room(job, facts.room) or "It can start as soon as it is its turn."
+    return None
 
 
 def _room(job: Job, room: Room | None) -> str | None:
@@ -132,6 +153,11 @@ def _short(job: Job, machines: Iterable[Machine]) -> list[str]:
             lacks.append(f"{one.memory_free_mb} MiB")
         found.append(f"{one.name} ({' and '.join(lacks)} free)")
     return found
+
+
+def _closed(said: str, why: str | None) -> str:
+    """A sentence; what others tell us may end with a full stop or without."""
+    return f"{said}: {why.rstrip('.')}." if why else f"{said}."
 
 
 def _list(words: Sequence[str]) -> str:

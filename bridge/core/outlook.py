@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from bridge.connectors.base import Capacity, Connector, Room
 from bridge.core.explain import COUNTED, Facts, explain
+from bridge.core.patience import Act, Fault
 from bridge.core.queue import ahead, members_of
-from bridge.db import identity, usage
+from bridge.db import attempts, identity, usage
 from bridge.db import queue as queue_db
 from bridge.db.engine import Connection, Database
 from bridge.errors import ConnectorUnavailable
+from bridge.models.attempt import AttemptState
 from bridge.models.explanation import Explanation
 from bridge.models.identity import Group
-from bridge.models.job import Job, JobState
+from bridge.models.job import FINAL, Job, JobState
 
 _FRESH_S: Final = 2.0  # what a pool was last seen to have is told again for so long
 _PATIENCE_S: Final = 1.0  # so long a second question waits for the answer to the first
-
-
-# Of a job that runs or has ended no scheduler is asked.
-_WAITING: Final = frozenset({JobState.RECEIVED, JobState.SUBMITTED})
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -81,7 +79,9 @@ class Rooms:
 
 
 class Outlook:
-    """Says why a job waits."""
+    """Says why a job waits. ``faults`` gives what cannot be asked of a connector at present,
+    as far as this process knows: only the leader asks for itself.
+    """
 
     def __init__(
         self,
@@ -90,23 +90,43 @@ class Outlook:
         *,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         half_life_s: float = 7 * 86400,
+        faults: Callable[[str], Iterable[Fault]] = lambda _: (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._db = db
         self._rooms = Rooms(connectors, clock)
+        self._faults = faults
         self._limits = limits
         self._half_life_s = half_life_s
         self._clock = clock
 
     def explain(self, job: Job, group: Group) -> Explanation:
         """Where a job of a group is, and what it waits for."""
-        facts = Facts(connector=group.connector)
-        if job.state is JobState.RECEIVED:
-            facts = self._db.read(lambda conn: self._queue(conn, job, group))
-        if job.state in _WAITING:
-            look = self._rooms.look(group)
-            facts = msgspec.structs.replace(facts, room=look.room, away=look.away)
+        if job.state in FINAL:  # no scheduler is asked
+            return explain(job, Facts(connector=group.connector), now=self._clock())
+        facts = self._db.read(lambda conn: self._stored(conn, job, group))
+        look = self._rooms.look(group)
+        facts = msgspec.structs.replace(
+            facts, room=look.room, away=look.away, refused=self._refused(group, facts.attempt)
+        )
         return explain(job, facts, now=self._clock())
+
+    def _refused(self, group: Group, attempt: AttemptState | None) -> str | None:
+        """Why nothing of the group is handed over, or what is so cannot be looked at."""
+        taken = attempt not in {None, AttemptState.CLAIMED}
+        act, place = (Act.LOOK, group.namespace) if taken else (Act.FEED, group.name)
+        concern = (
+            fault.message
+            for fault in self._faults(group.connector)
+            if fault.act is act and fault.place in {"", place}
+        )
+        return next(concern, None)
+
+    def _stored(self, conn: Connection, job: Job, group: Group) -> Facts:
+        if job.state is JobState.RECEIVED:
+            return self._queue(conn, job, group)
+        last = attempts.of_job(conn, job.id)[-1]
+        return Facts(connector=group.connector, attempt=last.state)
 
     def _queue(self, conn: Connection, job: Job, group: Group) -> Facts:
         now = self._clock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -15,6 +16,7 @@ from bridge.daemon import Service, loops
 from bridge.db import instance
 from bridge.db.engine import Database
 from bridge.errors import ConnectorUnavailable, DatabaseReplaced
+from bridge.models.job import NewJob
 from bridge.watcher import Watcher
 from tests.support.poll import eventually
 
@@ -25,6 +27,7 @@ def config(tmp_path: Path) -> Config:
         "data_dir": tmp_path,
         "server.bind": "127.0.0.1:0",
         "storage.embedded": False,
+        "local.runtime": "process",
         "queue.lease_s": 1.0,
     }
     return load(None, {}, flags)
@@ -63,6 +66,17 @@ class TestReadiness:
         lead._act()
         assert bridge.leader.leads
         assert findings(bridge) == [(True, "", "")]  # that was another reign
+
+    def test_explain_knows_it_where_readiness_does(self, bridge: Bridge) -> None:
+        group, secret = bridge.groups.add_group("lab", "ada", connector="local")
+        bridge.groups.rotate_compute_secret(bridge.access.by_secret(secret))
+        ada = bridge.access.by_secret(secret)
+        job = bridge.jobs.submit(ada, NewJob(bucket_id=uuid4(), image="a:1"))
+        bridge.leader.step()
+        bridge.patience.failed("local", Act.FEED, DENIED, group.name)
+        assert "now: Permission denied." in bridge.jobs.explain(ada, job.id).sentence
+        bridge.leader.release()
+        assert "Permission denied" not in bridge.jobs.explain(ada, job.id).sentence
 
 
 def test_a_reign_begins_with_what_others_handed_over(

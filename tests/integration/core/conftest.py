@@ -15,7 +15,7 @@ from bridge.core.feeder import Feeder, Pace
 from bridge.core.groups import Groups
 from bridge.core.jobs import Jobs
 from bridge.core.outlook import Outlook
-from bridge.core.patience import Patience
+from bridge.core.patience import Fault, Patience
 from bridge.core.reconcile import Reconciler
 from bridge.core.sets import Sets
 from bridge.core.verdict import Policy
@@ -53,7 +53,7 @@ class House:
         self.restart()
         self.access = Access(self.db, self.clock)
         self.groups = Groups(self.db, self.clock)
-        outlook = Outlook(self.db, connectors, clock=self.clock)
+        outlook = Outlook(self.db, connectors, faults=self._faults_of, clock=self.clock)
         self.jobs = Jobs(self.db, outlook=outlook, clock=self.clock)
         self.sets = Sets(self.db, outlook=outlook, clock=self.clock)
         _, secret = self.groups.add_group("lab", "root", connector="local")
@@ -74,6 +74,9 @@ class House:
         self.reconciler = Reconciler(
             self.db, connectors, policy=Policy(), asleep_s=self.asleep_s, **times
         )
+
+    def _faults_of(self, connector: str) -> list[Fault]:
+        return self.patience.faults(connector)
 
     def add_user(self, name: str, admin: bool = False) -> Caller:
         return self.access.by_secret(self.groups.add_user(self.root, name, admin))

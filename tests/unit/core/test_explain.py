@@ -9,6 +9,7 @@ from msgspec import structs
 
 from bridge.connectors.base import Machine, Room
 from bridge.core.explain import COUNTED, Facts, explain
+from bridge.models.attempt import AttemptState
 from bridge.models.job import JobState, Phase
 from tests.unit.core.test_verdict import NOW, job
 
@@ -33,7 +34,9 @@ def said(facts: dict[str, Any] | None = None, **job_is: Any) -> str:
     [
         ({"hold": True}, {}, "It is held; release it"),
         ({"not_before": NOW + 7, "reason": "node lost"}, {}, "starts in 7 s (node lost)"),
-        ({}, {"away": "no answer"}, "nomad cannot be reached: no answer"),
+        ({}, {"away": "no answer"}, "nomad cannot be reached: no answer. No job is"),
+        ({}, {"away": "it is slow."}, "nomad cannot be reached: it is slow. No job is"),
+        ({}, {"refused": "denied"}, "nomad takes no jobs now: denied. No job is"),
         ({}, {"mine_under_way": 3, "running_per_user": 3}, "the limit is 3"),
         ({}, {"group_under_way": 9, "running_per_group": 9}, "The group has 9 jobs under way"),
         ({}, {"room": EMPTY}, "no ready node"),
@@ -49,7 +52,17 @@ def said(facts: dict[str, Any] | None = None, **job_is: Any) -> str:
         ({}, {"ahead": {"bob": COUNTED}}, "more than 1,000 jobs are ahead"),
         ({"state": JobState.SUBMITTED, "phase": Phase.STAGING}, {}, "phase staging"),
         ({"state": JobState.SUBMITTED}, {"away": "no answer"}, "cannot be asked now"),
-        ({"state": JobState.RUNNING, "node": "n1"}, {}, "It runs on n1"),
+        (
+            {"state": JobState.SUBMITTED, "attempt": 2},
+            {"attempt": AttemptState.CLAIMED, "refused": "denied"},
+            "nomad has not taken it yet, as attempt 2: denied. The hand-over is repeated",
+        ),
+        ({"state": JobState.RUNNING, "node": "n1"}, {}, "It runs on n1, phase executing."),
+        (
+            {"state": JobState.RUNNING, "node": "n1", "reason": "out of touch"},
+            {"away": "no answer"},
+            "executing: out of touch. The connector nomad cannot be asked now: no answer.",
+        ),
         ({"state": JobState.RUNNING, "cancel_requested_at": 1.0}, {}, "asked to stop"),
         ({"state": JobState.FAILED, "reason": "exit code 3"}, {}, "failed: exit code 3"),
     ],
