@@ -236,6 +236,7 @@ def _reconciler(
         rules=rules,
         half_life_s=queue.half_life_s,
         forget_after_s=queue.forget_after_s,
+        look_every_s=queue.reconcile_interval_s,
         full_look_every_s=config.nomad.sweep_interval_s,
         patience=patience,
     )

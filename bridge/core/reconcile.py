@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -27,7 +27,7 @@ from bridge.db import attempts
 from bridge.db.attempts import AttemptOfJob
 from bridge.db.engine import Connection, Transactions
 from bridge.errors import ConnectorUnavailable
-from bridge.models.attempt import LIVE_ATTEMPT, Attempt, Cause, Handle
+from bridge.models.attempt import LIVE_ATTEMPT, Cause, Handle, Observation, Observed
 from bridge.models.job import JobState
 from bridge.points import Point
 
@@ -39,6 +39,7 @@ _EARLY: Final = 0.9
 # So long without a look, and so many looks left out, and we were asleep, or could not ask.
 _ASLEEP_S: Final = 60.0
 _ASLEEP_LOOKS: Final = 3
+_ABSENT: Final = frozenset({Observed.UNKNOWN, Observed.GONE})
 
 
 class Hints:
@@ -67,6 +68,47 @@ class Hints:
             return told
 
 
+class _Absence(msgspec.Struct, frozen=True):
+    since: float
+    looked_at: float
+    gap_s: float = 0.0  # between the last two looks
+
+
+class Absences:
+    """Since when attempts were absent at every look, without a pause between two of them.
+
+    A pause is a gap that is longer than ``asleep_s`` and than a few times the one before:
+    where looks are rare, or take long, that is the pace, and not a pause each time.
+    """
+
+    def __init__(self, asleep_s: float) -> None:
+        self._asleep_s = asleep_s
+        self._known: dict[str, dict[UUID, _Absence]] = {}
+
+    def note(self, connector: str, attempt_id: UUID, seen: Observed, now: float) -> float:
+        """One look at one attempt; returns since when it was watched without a pause, as far
+        as its absence is concerned.
+        """
+        known = self._known.setdefault(connector, {})
+        before = known.pop(attempt_id, None)
+        if seen not in _ABSENT:
+            return now
+        known[attempt_id] = after = self._go_on(before, now)
+        return after.since
+
+    def keep(self, connector: str, live: Collection[UUID]) -> None:
+        """Forget all attempts of a connector but these."""
+        known = self._known.get(connector, {})
+        self._known[connector] = {one: known[one] for one in known.keys() & live}
+
+    def _go_on(self, before: _Absence | None, now: float) -> _Absence:
+        if before is None:
+            return _Absence(now, now)
+        gap_s = now - before.looked_at
+        paused = gap_s > max(self._asleep_s, _ASLEEP_LOOKS * before.gap_s)
+        return _Absence(now if paused else before.since, now, gap_s)
+
+
 class Reconciler:
     """``step`` looks at every live attempt once; ``sweep`` finds what should not be."""
 
@@ -79,6 +121,7 @@ class Reconciler:
         rules: Rules = Rules(),  # noqa: B008 (frozen)
         half_life_s: float = 7 * 86400,
         forget_after_s: float = 600,
+        look_every_s: float = 0.2,
         full_look_every_s: float = 10,
         asleep_s: float = _ASLEEP_S,
         patience: Patience | None = None,
@@ -91,13 +134,13 @@ class Reconciler:
         self._rules = rules
         self._half_life_s = half_life_s
         self._full_look_every_s = full_look_every_s
-        self._asleep_s = max(asleep_s, _ASLEEP_LOOKS * full_look_every_s)
+        every_s = max(look_every_s, full_look_every_s)
+        self._absences = Absences(max(asleep_s, _ASLEEP_LOOKS * every_s))
         self._patience = patience or Patience(ticks)
         self._clock = clock
         self._ticks = ticks
         self._hints = Hints()
         self._next_full_look: dict[str, float] = {}
-        self._last_look: dict[tuple[str, str], float] = {}
         self._sweeper = Sweeper(
             db, connectors, patience=self._patience, half_life_s=half_life_s, clock=clock
         )
@@ -157,10 +200,13 @@ class Reconciler:
     def _look_at_all(self, connector: Connector) -> int:
         ended = 0
         after: UUID | None = None
+        live: set[UUID] = set()
         while True:
             batch = self._batch(connector, after)
+            live.update(one.attempt.id for one in batch)
             ended += self._look_at(connector, batch)
             if len(batch) < _BATCH:
+                self._absences.keep(connector.name, live)
                 return ended
             after = batch[-1].attempt.id
 
@@ -194,22 +240,24 @@ class Reconciler:
             return 0
         self._patience.worked(connector.name, Act.LOOK, place)
         points.reach(Point.OBSERVE_POLLED)
-        slept = self._has_slept((connector.name, place), now)
         decisions = [
-            (one, decide(one.job, judged, seen[handle], now=now, policy=self._policy))
+            (one, self._judge(one, seen[handle], now))
             for one in batch
             if (handle := handles[one.attempt.id]) in seen
-            for judged in [_as_just_missed(one.attempt) if slept else one.attempt]
         ]
         return self._act_on(connector, decisions)
 
-    def _has_slept(self, where: tuple[str, str], now: float) -> bool:
-        """Whether nobody looked for long. What was out of touch before that may have been
-        back and gone again meanwhile: its grace starts anew.
-        """
-        before = self._last_look.get(where)
-        self._last_look[where] = now
-        return before is None or now - before > self._asleep_s
+    def _judge(self, one: AttemptOfJob, seen: Observation, now: float) -> Decision:
+        attempt = one.attempt
+        watched_since = self._absences.note(attempt.connector, attempt.id, seen.state, now)
+        return decide(
+            one.job,
+            attempt,
+            seen,
+            now=now,
+            watched_since=watched_since,
+            policy=self._policy,
+        )
 
     def _act_on(
         self, connector: Connector, decisions: Sequence[tuple[AttemptOfJob, Decision]]
@@ -299,7 +347,3 @@ class Reconciler:
 
 def _handle(one: AttemptOfJob) -> Handle:
     return Handle(one.attempt.native_id, one.attempt.namespace)
-
-
-def _as_just_missed(attempt: Attempt) -> Attempt:
-    return msgspec.structs.replace(attempt, missing_since=None, unknown_since=None)

@@ -84,16 +84,27 @@ _UPLOADED: Final = frozenset({Cause.CANCELED, Cause.EXIT, Cause.OOM, Cause.TIMEO
 
 
 def decide(
-    job: Job, attempt: Attempt, seen: Observation, *, now: float, policy: Policy
+    job: Job,
+    attempt: Attempt,
+    seen: Observation,
+    *,
+    now: float,
+    watched_since: float,
+    policy: Policy,
 ) -> Decision:
-    """What one look at one attempt means."""
+    """What one look at one attempt means.
+
+    It was looked at without a pause since ``watched_since``: what was absent before that may
+    have been back meanwhile, so its grace counts from there. Its use still ends where it was
+    first missed.
+    """
     match seen.state:
         case Observed.ENDED:
             return Decision(end=_ended(job, attempt, seen, now, policy))
         case Observed.GONE:
-            return _gone(job, attempt, now, policy)
+            return _gone(job, attempt, now, watched_since, policy)
         case Observed.UNKNOWN:
-            return _unknown(job, attempt, seen, now, policy)
+            return _unknown(job, attempt, seen, now, watched_since, policy)
         case _:
             return _alive(job, attempt, seen, now, policy)
 
@@ -197,7 +208,7 @@ def _asked_to_stop(
     )
 
 
-def _gone(job: Job, attempt: Attempt, now: float, policy: Policy) -> Decision:
+def _gone(job: Job, attempt: Attempt, now: float, watched_since: float, policy: Policy) -> Decision:
     if attempt.state is AttemptState.CLAIMED:
         # Only looked at after the claim ran out and a stop was asked for. The
         # call may still be on its way; wait until it cannot be any more.
@@ -206,7 +217,7 @@ def _gone(job: Job, attempt: Attempt, now: float, policy: Policy) -> Decision:
         words = "never reached the scheduler"
         return Decision(end=_vanished(job, attempt, words, last=now, policy=policy))
     since = attempt.missing_since or now
-    if now - since >= policy.gone_grace_s:
+    if now - max(since, watched_since) >= policy.gone_grace_s:
         words = "the scheduler no longer knows the job"
         return Decision(end=_vanished(job, attempt, words, last=since, policy=policy))
     return Decision(progress=_same(job, attempt, missing_since=since))
@@ -221,7 +232,14 @@ def _vanished(job: Job, attempt: Attempt, words: str, *, last: float, policy: Po
     return msgspec.structs.replace(end, job=JobState.FAILED, cause=Cause.WITHDRAWN, reason=reason)
 
 
-def _unknown(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Policy) -> Decision:
+def _unknown(
+    job: Job,
+    attempt: Attempt,
+    seen: Observation,
+    now: float,
+    watched_since: float,
+    policy: Policy,
+) -> Decision:
     since = attempt.unknown_since or now
     if seen.node is None and seen.reason is not None:
         # The scheduler itself has lost it: no fault of the node, wherever it ran.
@@ -229,7 +247,7 @@ def _unknown(job: Job, attempt: Attempt, seen: Observation, now: float, policy: 
     else:
         lost, node = Cause.NODE_LOST, seen.node or attempt.node
         reason = seen.reason or f"node {node or '?'} is out of touch"
-    if now - since >= policy.node_lost_after_s:
+    if now - max(since, watched_since) >= policy.node_lost_after_s:
         words = reason if node is None else f"node {node} out of touch for {now - since:.0f} s"
         end = _asked_to_stop(job, attempt, lost, words, node=node, last=since)
         return Decision(end=end, stop=end.cause)

@@ -89,8 +89,10 @@ def ended(cause: Cause | None, **more: Any) -> Observation:
     return Observation(state=Observed.ENDED, cause=cause, **more)
 
 
-def look(one: Attempt, seen: Observation, of: Job | None = None) -> Decision:
-    return decide(of or job(), one, seen, now=NOW, policy=POLICY)
+def look(
+    one: Attempt, seen: Observation, of: Job | None = None, watched_since: float = 0.0
+) -> Decision:
+    return decide(of or job(), one, seen, now=NOW, watched_since=watched_since, policy=POLICY)
 
 
 def end_of(decision: Decision) -> End:
@@ -208,6 +210,13 @@ class TestGone:
             end = end_of(look(one, self.GONE, of))
             assert (end.node, end.started_at, end.ended_at) == ("n1", NOW - 500, NOW - 31)
 
+    def test_after_a_pause_the_grace_is_whole_again_and_the_use_ends_where_it_did(self) -> None:
+        one = attempt(started_at=NOW - 9000, missing_since=NOW - 8000)
+        decision = look(one, self.GONE, watched_since=NOW - 29)
+        assert decision.end is None and decision.progress is not None
+        assert decision.progress.missing_since == NOW - 8000
+        assert end_of(look(one, self.GONE, watched_since=NOW - 30)).ended_at == NOW - 8000
+
     def test_a_claim_somebody_canceled_waits_for_its_call(self) -> None:
         one = attempt(
             state=AttemptState.CLAIMED, claim_expires_at=NOW - 10, stop_cause=Cause.CANCELED
@@ -242,6 +251,17 @@ class TestUnknown:
         for of in (job(), job(cancel_requested_at=1.0)):
             end = end_of(look(one, self.AWAY, of))
             assert (end.node, end.started_at, end.ended_at) == ("n1", NOW - 1000, NOW - 600)
+
+    def test_after_a_pause_the_grace_is_whole_again_and_the_use_ends_where_it_did(self) -> None:
+        one = attempt(started_at=NOW - 9000, unknown_since=NOW - 8000)
+        decision = look(one, self.AWAY, watched_since=NOW - 599)
+        assert decision.end is None and decision.stop is None and decision.progress is not None
+        assert decision.progress.unknown_since == NOW - 8000
+        assert end_of(look(one, self.AWAY, watched_since=NOW - 600)).ended_at == NOW - 8000
+
+    def test_what_was_lost_while_we_watched_counts_from_there(self) -> None:
+        decision = look(attempt(unknown_since=NOW - 599), self.AWAY, watched_since=NOW - 8000)
+        assert decision.end is None
 
     def test_results_that_the_scheduler_dropped_are_no_fault_of_the_node(self) -> None:
         dropped = Observation(state=Observed.UNKNOWN, reason="Nomad has dropped how it ended")
