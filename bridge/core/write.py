@@ -51,6 +51,7 @@ def end_attempt(
 def _move_job(conn: Connection, job: Job, end: End) -> bool:
     """What the attempt was like becomes the job's only with a final state."""
     final = end.job is not JobState.RECEIVED
+    cause = Cause.CANCELED if end.job is JobState.CANCELED else end.cause
     return jobs_db.move(
         conn,
         job.id,
@@ -61,7 +62,7 @@ def _move_job(conn: Connection, job: Job, end: End) -> bool:
         retries=job.retries + int(end.retried),
         memory_mb=end.memory_mb or job.memory_mb,
         not_before=end.not_before,
-        cause=end.cause.value if end.cause and final else None,
+        cause=cause.value if cause and final else None,
         exit_code=end.exit_code if final else None,
         node=end.node if final else None,
         started_at=end.started_at if final else None,
@@ -74,6 +75,7 @@ def _unless_canceled(conn: Connection, job: Job, end: End) -> End:
 
     Back in the queue nobody would look at the wish again. The lock makes a wish
     that is being stored right now come first, or find the job where it then is.
+    The attempt ended by itself and keeps its cause: by that it is charged or not.
     """
     if end.job is not JobState.RECEIVED:
         return end
@@ -82,8 +84,8 @@ def _unless_canceled(conn: Connection, job: Job, end: End) -> End:
         return end
     return End(
         job=JobState.CANCELED,
-        cause=Cause.CANCELED,
-        reason=None,
+        cause=end.cause,
+        reason=None,  # it is why there would be another attempt
         exit_code=end.exit_code,
         node=end.node,
         started_at=end.started_at,

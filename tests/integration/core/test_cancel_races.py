@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge import points
+from bridge.db import usage
 from bridge.models.attempt import Cause, Observed
 from bridge.models.job import JobState
 from bridge.points import Point
@@ -102,6 +103,27 @@ class TestCancelWhileAnEndIsJudged:
         house.pass_time(1000)
         house.step()
         assert len(house.scheduler.submits) == 1
+
+    @pytest.mark.parametrize(
+        ("cause", "attempts"), [(Cause.WITHDRAWN, 0), (Cause.DRAINED, 0), (Cause.NODE_LOST, 1)]
+    )
+    def test_what_it_meets_is_charged_as_without_it(
+        self, house: House, cause: Cause, attempts: int
+    ) -> None:
+        job = running(house)
+        started = house.clock.now
+        house.pass_time(100)
+        times = {"started_at": started, "ended_at": house.clock.now}
+        house.scheduler.show(Observed.ENDED, cause=cause, node="n1", **times)
+        with at(Point.OBSERVE_POLLED, lambda: house.jobs.cancel(house.ada, job.id)):
+            house.reconciler.step()
+        canceled = house.job(job)
+        assert (canceled.state, canceled.cause) == (JobState.CANCELED, Cause.CANCELED)
+        assert (canceled.reason, canceled.node) == (None, "n1")
+        [one] = attempts_of(house, job)
+        assert (one.cause, one.reason) == (cause, None)
+        used = house.db.read(lambda conn: usage.by_month(conn, house.ada.group.id))
+        assert [(month.attempts, month.core_seconds) for month in used] == [(1, 100)] * attempts
 
     @pytest.mark.parametrize("cause", [None, Cause.EXIT])
     def test_what_had_ended_keeps_its_end(self, house: House, cause: Cause | None) -> None:
