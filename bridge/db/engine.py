@@ -95,8 +95,8 @@ class Database:
     def upgrade(self) -> None:
         """Bring the schema to this program's version; safe in several processes at once.
 
-        Raises ConfigError when a newer program made the schema, Unavailable when
-        the database cannot be used.
+        Raises ConfigError when a newer program made the schema or the database's encoding
+        cannot hold every text, Unavailable when the database cannot be used.
         """
         _own_errors(migrate.upgrade, self._store.migrating)
 

@@ -40,10 +40,10 @@ def cluster() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def database(home: Path, name: str) -> Iterator[str]:
+def database(home: Path, name: str, encoding: str = "UTF8") -> Iterator[str]:
     """A new, empty database; yields its SQLAlchemy URL and drops it in the end."""
     with psycopg.connect(_dsn(home), autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
+        connection.execute(f"CREATE DATABASE \"{name}\" ENCODING '{encoding}' TEMPLATE template0")
         try:
             yield f"postgresql+psycopg://{_USER}@/{name}?host={home}"
         finally:

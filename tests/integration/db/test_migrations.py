@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -17,6 +19,7 @@ from bridge.db.engine import Connection, Database
 from bridge.db.tables import metadata
 from bridge.errors import ConfigError
 from tests.integration.db.conftest import Lab
+from tests.support import postgres
 
 VERSIONS = Path(migrate.__file__).parent / "migrations" / "versions"
 
@@ -59,6 +62,26 @@ def test_run_again_and_change_nothing(lab: Lab) -> None:
     lab.db.upgrade()
     lab.db.upgrade()
     lab.add_job()
+
+
+def test_nothing_is_locked_when_nothing_is_to_do(db: Database, database_url: str) -> None:
+    """Checking every reference of a large SQLite database takes seconds."""
+    other = Database(database_url)
+    began = time.monotonic()
+    db.write(lambda _: other.upgrade())
+    assert time.monotonic() - began < 10
+    other.close()
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_refuse_a_database_that_cannot_hold_every_text(postgres_home: Path, encoding: str) -> None:
+    with postgres.database(postgres_home, f"test_{uuid4().hex}", encoding) as url:
+        db = Database(url)
+        with pytest.raises(ConfigError, match=encoding) as caught:
+            db.upgrade()
+        assert "createdb --encoding=UTF8" in caught.value.hint
+        db.close()
 
 
 def test_run_at_once_by_several_processes(database_url: str) -> None:
