@@ -15,8 +15,9 @@ from typing import Final
 
 from bridge import process
 from bridge.db import backup as stored
+from bridge.db import migrate
 from bridge.db.engine import Database
-from bridge.errors import ConfigError, Conflict
+from bridge.errors import ConfigError
 
 _LONGEST_S: Final = 6 * 3600.0
 _SQLITE: Final = b"SQLite format 3\0"
@@ -74,6 +75,7 @@ def _dump(url: str, draft: Path) -> None:
 def _restore_postgresql(url: str, file: Path) -> int:
     db = Database(url)
     try:
+        db.look_up(migrate.refuse_encoding)
         stored.refuse_if_connected(db)
         before, after = stored.around_restore(above=stored.epoch_of(db), now=time.time())
     finally:
@@ -81,7 +83,8 @@ def _restore_postgresql(url: str, file: Path) -> int:
     with tempfile.TemporaryDirectory(prefix="restore-") as folder:
         script = Path(folder, "script.sql")
         _run("pg_restore", ["--no-owner", "--file", str(script), str(file)], url)
-        # One transaction: never the old jobs in the new epoch, nor the other way round.
+        # One transaction: never the old jobs in the new epoch, nor the other way round, nor
+        # what this program cannot use in the place of what it can.
         settings = ["-X", "-q", "--no-password", "-v", "ON_ERROR_STOP=1", "--single-transaction"]
         steps = ["-c", before, "-f", str(script), "-c", after]
         _run("psql", [*settings, "-o", os.devnull, *steps], url)
@@ -97,14 +100,15 @@ def _run(program: str, arguments: Sequence[str], url: str) -> None:
     if process.which(program) is None:
         raise ConfigError(f"{program} is not on the PATH.", _PROGRAMS_HINT)
     env = process.clean_environment(
-        {"PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "nomad-bridge"}
+        {"PGCONNECT_TIMEOUT": "10"}
         | stored.postgresql_environment(url)
+        | {"PGAPPNAME": "nomad-bridge"}  # by which a restore knows who is connected
     )
     done = process.run([program, *arguments], timeout=_LONGEST_S, env=env)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
-        if any(stored.IN_USE in line for line in said):
-            raise Conflict(stored.IN_USE, stored.RUNNING_HINT)
+        if refused := stored.refusal(said):
+            raise refused
         raise ConfigError(f"{program} failed: {said[0]}", _PROGRAMS_HINT)
 
 
@@ -127,7 +131,24 @@ def _publish(draft: Path, file: Path) -> None:
         os.link(draft, file)  # unlike a rename it overwrites nothing
     except FileExistsError:
         raise ConfigError(f"{file} exists.", "Choose a new name.") from None
+    except OSError:
+        _rename(draft, file)
     _flush(file.absolute().parent)
+
+
+def _rename(draft: Path, file: Path) -> None:
+    """For disks that know no second name of a file. The name is reserved, so that here, too,
+    nothing is overwritten.
+    """
+    try:
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        raise ConfigError(f"{file} exists.", "Choose a new name.") from None
+    try:
+        os.replace(draft, file)
+    except OSError:
+        file.unlink()
+        raise
 
 
 def _flush(path: Path) -> None:

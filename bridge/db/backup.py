@@ -10,7 +10,7 @@ import contextlib
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -18,26 +18,37 @@ from urllib.parse import quote
 from sqlalchemy import Connection, func, inspect, make_url, null, select, text, update
 from sqlalchemy.dialects import postgresql
 
-from bridge.db import instance
+from bridge.db import instance, migrate
 from bridge.db.engine import Database
 from bridge.db.tables import instance as instance_table
 from bridge.db.tables import leases, metadata
-from bridge.errors import ConfigError, Conflict
+from bridge.errors import BridgeError, ConfigError, Conflict
 
 TABLES: Final = (*metadata.tables, "alembic_version")
 NOT_KEPT: Final = leases.name  # who worked the queue then
 
 IN_USE: Final = "The database is in use by this service."
 RUNNING_HINT: Final = "Stop every process of the service, then restore."
+_NOT_OURS: Final = "The file is no backup of this service."
+_NEWER: Final = "The backup was made by a newer version of this program."
+# What PostgreSQL is told to refuse, by the words in which it does.
+_REFUSALS: Final[dict[str, tuple[type[BridgeError], str]]] = {
+    IN_USE: (Conflict, RUNNING_HINT),
+    _NOT_OURS: (ConfigError, "Give another file."),
+    _NEWER: (ConfigError, "Restore it by that version, or give a backup from before the upgrade."),
+}
 _OTHERS: Final = (
     "FROM pg_stat_activity WHERE datname = current_database()"
     " AND application_name = 'nomad-bridge' AND pid <> pg_backend_pid()"
 )
+# Of what a URL may say, with names that are not made as the others are.
+_VARIABLES: Final = {
+    "dbname": "PGDATABASE",
+    "application_name": "PGAPPNAME",
+    "connect_timeout": "PGCONNECT_TIMEOUT",
+}
 # A transaction looks at who is connected once, unless it is told to look again.
-_REFUSE_OTHERS: Final = f"""
-SELECT pg_stat_clear_snapshot();
-DO $$ BEGIN IF EXISTS (SELECT 1 {_OTHERS}) THEN RAISE EXCEPTION '{IN_USE}'; END IF; END $$
-"""
+_LOOK_AGAIN: Final = "SELECT pg_stat_clear_snapshot()"
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -47,17 +58,20 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def postgresql_environment(url: str) -> dict[str, str]:
-    """How PostgreSQL's programs are told of a URL: nothing of it in their arguments."""
-    parsed = make_url(url)
-    parts = {
-        "PGHOST": parsed.host,
-        "PGPORT": parsed.port,
-        "PGUSER": parsed.username,
-        "PGPASSWORD": parsed.password,
-        "PGDATABASE": parsed.database,
+    """How PostgreSQL's programs are told of a URL: nothing of it in their arguments.
+
+    A few rare parameters, such as ``sslpassword``, have no variable and do not reach them.
+    """
+    parsed = make_url(url).set(drivername="postgresql+psycopg")
+    # As the service's own driver is told, also of several hosts.
+    _, parts = parsed.get_dialect()().create_connect_args(parsed)
+    return {
+        _VARIABLES.get(name, f"PG{name.replace('_', '').upper()}"): " ".join(value)
+        if isinstance(value, tuple)
+        else str(value)
+        for name, value in parts.items()
+        if value
     }
-    known = {name: str(value) for name, value in parts.items() if value}
-    return known | {f"PG{name.upper()}": str(value) for name, value in parsed.query.items()}
 
 
 def copy_sqlite(source: Path, target: Path) -> None:
@@ -98,6 +112,15 @@ def refuse_if_connected(db: Database) -> None:
         raise Conflict(IN_USE, RUNNING_HINT)
 
 
+def refusal(said: Iterable[str]) -> BridgeError | None:
+    """The error for lines in which PostgreSQL refuses what ``around_restore`` told it to."""
+    for line in said:
+        for words, (error, hint) in _REFUSALS.items():
+            if words in line:
+                return error(words, hint)
+    return None
+
+
 def epoch_of(db: Database) -> int:
     """The epoch of what is stored; 0 where nothing is."""
 
@@ -111,16 +134,33 @@ def epoch_of(db: Database) -> int:
 
 def around_restore(*, above: int, now: float) -> tuple[str, str]:
     """What PostgreSQL is to do before and after the tables of a backup come back, as SQL.
-    The second is ``instance.start_epoch`` for a backup that holds no leases, and fails with
-    ``IN_USE`` where somebody has connected since the restore began.
+    The second is ``instance.start_epoch`` for a backup that holds no leases. It fails, see
+    ``refusal``, where the backup is not one of this program's or somebody has connected
+    since the restore began.
     """
     epoch = func.greatest(instance_table.c.epoch, above) + 1
     start = update(instance_table).values(epoch=epoch, epoch_started_at=now, swept_at=null())
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    sql = start.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    sql = str(start.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
     # What brings the tables back leaves no schema to look for names in.
-    after = f"RESET search_path; {sql}; {_REFUSE_OTHERS}"
-    return f"DROP TABLE IF EXISTS {', '.join(TABLES)} CASCADE", after
+    others = _refuse(f"EXISTS (SELECT 1 {_OTHERS})", IN_USE)
+    after = ("RESET search_path", *_refuse_unknown(), sql, _LOOK_AGAIN, others)
+    return f"DROP TABLE IF EXISTS {', '.join(TABLES)} CASCADE", "; ".join(after)
+
+
+def _refuse_unknown() -> tuple[str, ...]:
+    missing = "to_regclass('instance') IS NULL OR to_regclass('alembic_version') IS NULL"
+    empty = "NOT (EXISTS (SELECT 1 FROM instance) AND EXISTS (SELECT 1 FROM alembic_version))"
+    known = " ".join(migrate.revisions())
+    newer = (
+        "EXISTS (SELECT 1 FROM alembic_version WHERE version_num"  # noqa: S608 - numbers of ours
+        f" <> ALL (string_to_array('{known}', ' ')))"
+    )
+    return _refuse(missing, _NOT_OURS), _refuse(empty, _NOT_OURS), _refuse(newer, _NEWER)
+
+
+def _refuse(condition: str, words: str) -> str:
+    return f"DO $$ BEGIN IF {condition} THEN RAISE EXCEPTION '{words}'; END IF; END $$"
 
 
 @contextlib.contextmanager

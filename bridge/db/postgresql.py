@@ -88,18 +88,11 @@ class Postgresql:
 
 
 def _engine(url: URL) -> Engine:
-    settings = {
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "tcp_user_timeout": STATEMENT_TIMEOUT_MS,
-        "application_name": "nomad-bridge",
-        "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}"
-        f" -c idle_in_transaction_session_timeout={2 * STATEMENT_TIMEOUT_MS}",
-    }
     try:
         return create_engine(
             url,
             hide_parameters=True,
-            connect_args=settings,
+            connect_args=_settings(url),
             pool_size=CONNECTIONS,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_S,
@@ -109,3 +102,24 @@ def _engine(url: URL) -> Engine:
         raise ConfigError(
             "The PostgreSQL driver is not installed.", "Install nomad-bridge[postgres]."
         ) from None
+
+
+def _settings(url: URL) -> dict[str, object]:
+    """How to connect, beside what the URL says. Its deadlines and options count, but not
+    another name, by which our processes know each other, nor encoding: in this one every
+    text can be sent.
+    """
+    options = (
+        f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
+        f"-c idle_in_transaction_session_timeout={2 * STATEMENT_TIMEOUT_MS}",
+        *url.normalized_query.get("options", ()),  # of one that is set twice the last counts
+    )
+    deadlines = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "tcp_user_timeout": STATEMENT_TIMEOUT_MS,
+    }
+    return {name: limit for name, limit in deadlines.items() if name not in url.query} | {
+        "application_name": "nomad-bridge",
+        "client_encoding": "utf8",
+        "options": " ".join(options),
+    }

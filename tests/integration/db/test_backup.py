@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from bridge import backup, process
 from bridge.db import backup as stored
-from bridge.db import instance, jobs, leases
+from bridge.db import instance, jobs, leases, migrate
 from bridge.db.engine import Database
 from bridge.errors import ConfigError, Conflict
 from tests.integration.db.conftest import Lab, new_job
+from tests.support import postgres
 from tests.support.needs import need
 
 
@@ -104,6 +108,27 @@ def test_never_overwrites_a_file(lab: Lab, database_url: str, file: Path) -> Non
     assert [one.name for one in file.parent.glob("*backup*")] == ["backup"]
 
 
+def test_without_hard_links(
+    lab: Lab, database_url: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on exFAT, and in many folders of other machines."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    name = this(lab.db).name
+    backup.make(database_url, file)
+    assert [one.name for one in file.parent.glob("*backup*")] == ["backup"]
+    with pytest.raises(ConfigError, match="exists"):
+        backup._publish(Path(__file__), file)
+    lab.db.close()
+    backup.restore(database_url, file)
+    db = Database(database_url)
+    assert this(db).name == name
+    db.close()
+
+
 def test_of_something_else_is_refused(lab: Lab, database_url: str, file: Path) -> None:
     this(lab.db)
     lab.db.close()
@@ -112,6 +137,30 @@ def test_of_something_else_is_refused(lab: Lab, database_url: str, file: Path) -
         backup.restore(database_url, file)
     with pytest.raises(ConfigError, match="cannot be read"):
         backup.restore(database_url, file.with_name("nothing"))
+
+
+NEWER = "UPDATE alembic_version SET version_num = '9999'"
+NOBODY = "DELETE FROM instance"
+
+
+@pytest.mark.parametrize(("change", "why"), [(NEWER, "newer version"), (NOBODY, "no backup of")])
+def test_what_cannot_be_used_changes_nothing(
+    lab: Lab, database_url: str, file: Path, change: str, why: str
+) -> None:
+    this(lab.db)
+    lab.db.write(lambda conn: conn.execute(text(change)))
+    backup.make(database_url, file)
+    lab.db.write(lambda conn: conn.execute(text(change.replace("9999", migrate.revisions()[0]))))
+    before, job = this(lab.db), lab.add_job()
+    lab.db.close()
+    with pytest.raises(ConfigError, match=why) as caught:
+        backup.restore(database_url, file)
+    assert caught.value.hint
+    db = Database(database_url)
+    db.upgrade()
+    assert this(db) == before
+    assert db.read(lambda conn: jobs.get(conn, job)) is not None
+    db.close()
 
 
 class TestSqlite:
@@ -152,19 +201,6 @@ class TestSqlite:
         assert this(db).name == name
         db.close()
 
-    def test_a_backup_of_a_newer_program_is_refused(self, sqlite_url: str, tmp_path: Path) -> None:
-        db = Database(sqlite_url)
-        db.upgrade()
-        this(db)
-        backup.make(sqlite_url, tmp_path / "backup")
-        db.close()
-        file = sqlite3.connect(tmp_path / "backup")
-        file.execute("UPDATE alembic_version SET version_num = '9999'")
-        file.commit()
-        file.close()
-        with pytest.raises(ConfigError, match="newer"):
-            backup.restore(sqlite_url, tmp_path / "backup")
-
 
 @pytest.mark.needs("postgres")
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
@@ -204,6 +240,86 @@ class TestPostgresql:
             "PGSSLMODE": "verify-full",
             "PGSSLROOTCERT": "/ca",
         }
+
+    @pytest.mark.parametrize(
+        ("more", "told"),
+        [
+            ("a@/d?host=h1:1&host=h2:2", {"PGHOST": "h1,h2", "PGPORT": "1,2"}),
+            ("a@/d?host=h1,h2&port=1,2", {"PGHOST": "h1,h2", "PGPORT": "1,2"}),
+            (
+                "a@h/d?target_session_attrs=read-write&ssl_min_protocol_version=TLSv1.3",
+                {
+                    "PGHOST": "h",
+                    "PGTARGETSESSIONATTRS": "read-write",
+                    "PGSSLMINPROTOCOLVERSION": "TLSv1.3",
+                },
+            ),
+            (
+                "a@h/d?connect_timeout=3&application_name=x&options=-cb%3D1&options=-cc%3D2",
+                {
+                    "PGHOST": "h",
+                    "PGCONNECT_TIMEOUT": "3",
+                    "PGAPPNAME": "x",
+                    "PGOPTIONS": "-cb=1 -cc=2",
+                },
+            ),
+        ],
+    )
+    def test_they_are_told_all_that_the_service_is(self, more: str, told: dict[str, str]) -> None:
+        common = {"PGUSER": "a", "PGDATABASE": "d"}
+        assert stored.postgresql_environment(f"postgresql://{more}") == common | told
+
+    @pytest.mark.needs("postgres", "pg_dump")
+    def test_of_the_schema_that_the_url_names(self, postgres_url: str, tmp_path: Path) -> None:
+        plain = Database(postgres_url)
+        plain.write(lambda conn: conn.execute(text("CREATE SCHEMA mine")))
+        plain.close()
+        url = f"{postgres_url}&options=-csearch_path%3Dmine"
+        db = Database(url)
+        db.upgrade()
+        name = this(db).name
+        db.close()
+        backup.make(url, tmp_path / "backup")
+        assert backup.restore(url, tmp_path / "backup") == 2
+        look = "SELECT name, epoch FROM mine.instance"
+        assert plain.read(lambda conn: conn.execute(text(look)).all()) == [(name, 2)]
+        assert not plain.read(lambda conn: inspect(conn).has_table("instance", schema="public"))
+        plain.close()
+
+    @pytest.mark.needs("postgres", "pg_dump")
+    def test_a_foreign_database_is_refused(self, postgres_url: str, tmp_path: Path) -> None:
+        db = Database(postgres_url)
+        db.upgrade()
+        before = this(db)
+        db.write(lambda conn: conn.execute(text("CREATE TABLE other (a int)")))
+        db.close()
+        dump = ["pg_dump", "--format=custom", "--table=other", f"--file={tmp_path / 'file'}"]
+        env = process.clean_environment(stored.postgresql_environment(postgres_url))
+        assert process.run(dump, timeout=60, env=env).returncode == 0
+        db = Database(postgres_url)
+        db.write(lambda conn: conn.execute(text("DROP TABLE other")))
+        db.close()
+        with pytest.raises(ConfigError, match="no backup of this service"):
+            backup.restore(postgres_url, tmp_path / "file")
+        db = Database(postgres_url)
+        assert this(db) == before
+        db.close()
+
+    @pytest.mark.needs("postgres", "pg_dump")
+    def test_nothing_goes_where_it_may_not_fit(
+        self, postgres_home: Path, postgres_url: str, tmp_path: Path
+    ) -> None:
+        db = Database(postgres_url)
+        db.upgrade()
+        this(db)
+        db.close()
+        backup.make(postgres_url, tmp_path / "backup")
+        with (
+            postgres.database(postgres_home, f"test_{uuid4().hex}", "LATIN1") as url,
+            pytest.raises(ConfigError, match="LATIN1") as caught,
+        ):
+            backup.restore(url, tmp_path / "backup")
+        assert "createdb --encoding=UTF8" in caught.value.hint
 
     def test_without_them_it_says_so(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(process, "which", lambda _: None)

@@ -323,6 +323,31 @@ class TestPostgres:
         found = [lab.db.write(waits, lasting=lasting) for lasting in (True, False, True)]
         assert found == ["on", "off", "on"]
 
+    def test_what_its_url_says_counts(self, postgres_url: str) -> None:
+        said = "options=-csearch_path%3Dmine&options=-cstatement_timeout%3D7000"
+        db = Database(f"{postgres_url}&{said}&connect_timeout=3&application_name=other")
+
+        def shown(conn: Connection) -> dict[str, str]:
+            names = (
+                *("search_path", "statement_timeout", "idle_in_transaction_session_timeout"),
+                *("application_name", "client_encoding"),
+            )
+            found = {name: conn.exec_driver_sql(f"SHOW {name}").scalar_one() for name in names}
+            driver = conn.connection.dbapi_connection
+            assert driver is not None
+            asked = driver.info.get_parameters()
+            return found | {"connect_timeout": asked["connect_timeout"]}
+
+        assert db.read(shown) == {
+            "search_path": "mine",
+            "statement_timeout": "7s",
+            "idle_in_transaction_session_timeout": "1min",
+            "application_name": "nomad-bridge",
+            "client_encoding": "UTF8",
+            "connect_timeout": "3",
+        }
+        db.close()
+
     def test_unreachable(self) -> None:
         db = Database(f"postgresql://me:hush@127.0.0.1:{free_port()}/x")
         for call in (db.ping, lambda: db.write(identity.list_groups)):
