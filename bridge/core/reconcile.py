@@ -71,14 +71,15 @@ class Hints:
 class _Absence(msgspec.Struct, frozen=True):
     since: float
     looked_at: float
-    gap_s: float = 0.0  # between the last two looks
+    pace_s: float = 0.0  # between two looks
+    paused: bool = False  # before the last one
 
 
 class Absences:
     """Since when attempts were absent at every look, without a pause between two of them.
 
-    A pause is a gap that is longer than ``asleep_s`` and than a few times the one before:
-    where looks are rare, or take long, that is the pace, and not a pause each time.
+    A pause is a gap that is longer than ``asleep_s`` and than a few times the usual one: where
+    looks are rare, or take long, one after another, that is the pace, and not a pause each time.
     """
 
     def __init__(self, asleep_s: float) -> None:
@@ -105,8 +106,10 @@ class Absences:
         if before is None:
             return _Absence(now, now)
         gap_s = now - before.looked_at
-        paused = gap_s > max(self._asleep_s, _ASLEEP_LOOKS * before.gap_s)
-        return _Absence(now if paused else before.since, now, gap_s)
+        paused = gap_s > max(self._asleep_s, _ASLEEP_LOOKS * before.pace_s)
+        usual = not paused or before.paused
+        pace_s = gap_s if usual else before.pace_s
+        return _Absence(now if paused else before.since, now, pace_s, paused)
 
 
 class Reconciler:

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from bridge.models.attempt import (
+    NOT_CHARGED,
     Attempt,
     AttemptState,
     Cause,
@@ -135,7 +136,9 @@ def _started_at(attempt: Attempt, seen: Observation, now: float) -> float | None
 def _span(attempt: Attempt, seen: Observation, now: float) -> tuple[float | None, float]:
     """Start and end. How long it ran is known by one clock, whatever that shows."""
     started_at = _started_at(attempt, seen, now)
-    if seen.started_at is None or seen.ended_at is None:
+    again = seen.cause is Cause.NODE_LOST and attempt.started_at is not None
+    # After a reboot the scheduler shows the start that came to nothing, not the run before.
+    if again or seen.started_at is None or seen.ended_at is None:
         return started_at, min(max(seen.ended_at or now, started_at or attempt.claimed_at), now)
     longest_s = max(now - attempt.claimed_at, 0.0)
     ran_s = min(max(seen.ended_at - seen.started_at, 0.0), longest_s)
@@ -149,7 +152,9 @@ def _outcome(
     if seen.cause is None:
         return JobState.COMPLETED, None, None
     if job.cancel_requested_at is not None:
-        return JobState.CANCELED, Cause.CANCELED, None
+        # What was taken from it is not charged, wanted or not.
+        taken = seen.cause in NOT_CHARGED
+        return JobState.CANCELED, seen.cause if taken else Cause.CANCELED, None
     if attempt.stop_cause is Cause.TIMEOUT:
         return JobState.FAILED, Cause.TIMEOUT, _timed_out(job, seen)
     stopped = seen.cause in (Cause.CANCELED, Cause.EXIT)

@@ -38,7 +38,11 @@ def test_so_does_every_other_among_quick_looks(absences: Absences) -> None:
 
 
 def test_equal_gaps_are_the_pace(absences: Absences) -> None:
-    assert note(absences, 0, 100, 200, 300, 500) == 100
+    assert note(absences, 0, 100, 200, 300, 500) == 200
+
+
+def test_one_pause_is_not_the_pace(absences: Absences) -> None:
+    assert note(absences, 0, 10, 20, 920, 2420) == 2420
 
 
 def test_coming_back_starts_anew(absences: Absences) -> None:

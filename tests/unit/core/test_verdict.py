@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.verdict import Decision, End, Policy, decide
-from bridge.models.attempt import Attempt, AttemptState, Cause, Observation, Observed
+from bridge.models.attempt import NOT_CHARGED, Attempt, AttemptState, Cause, Observation, Observed
 from bridge.models.ids import new_id
 from bridge.models.job import MOVES, Job, JobState, Phase
 
@@ -123,10 +123,12 @@ class TestEnded:
         end = end_of(look(attempt(), ended(Cause.INPUT_MISSING)))
         assert (end.job, end.reason) == (JobState.FAILED, "Input files missing")
 
-    @pytest.mark.parametrize("cause", [c for c in Cause if c is not Cause.WITHDRAWN])
+    @pytest.mark.parametrize("cause", list(Cause))
     def test_asked_to_cancel_ends_canceled_without_a_reason(self, cause: Cause) -> None:
         end = end_of(look(attempt(), ended(cause), job(cancel_requested_at=1.0)))
-        assert (end.job, end.cause, end.reason) == (JobState.CANCELED, Cause.CANCELED, None)
+        assert (end.job, end.reason) == (JobState.CANCELED, None)
+        # What was taken from it is not charged, and the cause says so.
+        assert end.cause is (cause if cause in NOT_CHARGED else Cause.CANCELED)
 
     def test_our_own_deadline_is_a_timeout(self) -> None:
         one = attempt(stop_cause=Cause.TIMEOUT, stop_requested_at=NOW - 5)
@@ -190,6 +192,12 @@ class TestClocks:
         assert end.started_at is not None
         assert end.ended_at - end.started_at == pytest.approx(50)
         assert NOW - 100 <= end.started_at <= end.ended_at <= NOW
+
+    def test_what_ran_before_a_reboot_counts(self) -> None:
+        one = attempt(claimed_at=NOW - 500, started_at=NOW - 400, state=AttemptState.RUNNING)
+        seen = ended(Cause.NODE_LOST, started_at=NOW - 12, ended_at=NOW - 10)
+        end = end_of(look(one, seen))
+        assert (end.started_at, end.ended_at) == (NOW - 400, NOW - 10)
 
 
 class TestGone:
