@@ -11,6 +11,7 @@
     │   ├── NotReady            a precondition of the group is missing (412)
     │   ├── TooLarge            more than the service takes at once (413)
     │   └── TooMany             slow down, ``retry_after`` seconds (429)
+    │       └── OverQuota       more jobs than somebody may have; others have to end first
     ├── Unavailable             a part we need does not answer; nothing was changed
     │   └── ConnectorUnavailable
     ├── LeaseLost               another process leads; nothing was changed
@@ -81,6 +82,10 @@ class TooMany(Refused):
     def __init__(self, message: str = "", hint: str = "", retry_after: float = 1.0) -> None:
         super().__init__(message, hint)
         self.retry_after = retry_after
+
+
+class OverQuota(TooMany):
+    """More jobs than a member or a group may have waiting or running."""
 
 
 class Unavailable(BridgeError):

@@ -73,10 +73,18 @@ class Limits(Section, frozen=True, kw_only=True):
         int, Meta(ge=1, description="Requests per secret and minute; more is answered with 429.")
     ] = 120_000
     queued_per_user: Annotated[
-        int, Meta(ge=0, description="Most jobs of one user that wait or run; 0: any number.")
+        int,
+        Meta(
+            ge=0,
+            description="Most jobs of one user that wait (held ones too) or run; 0: any number.",
+        ),
     ] = 0
     queued_per_group: Annotated[
-        int, Meta(ge=0, description="Most jobs of a group that wait or run; 0: any number.")
+        int,
+        Meta(
+            ge=0,
+            description="Most jobs of a group that wait (held ones too) or run; 0: any number.",
+        ),
     ] = 0
     running_per_user: Annotated[
         int, Meta(ge=0, description="Most attempts of one user at once; 0: any number.")

@@ -25,6 +25,7 @@ from bridge.errors import (
     InvalidRequest,
     NotFound,
     NotReady,
+    OverQuota,
     TooLarge,
     TooMany,
     Unauthenticated,
@@ -58,6 +59,7 @@ _STATUS: Final[tuple[tuple[type[BridgeError], int, str], ...]] = (
     (Conflict, 409, "conflict"),
     (NotReady, 412, "not_ready"),
     (TooLarge, 413, "too_large"),
+    (OverQuota, 429, "over_quota"),
     (TooMany, 429, "too_many"),
     (Unavailable, 503, "unavailable"),
 )

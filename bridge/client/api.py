@@ -35,6 +35,7 @@ _BY_WORD: Final[dict[str, type[BridgeError]]] = {
     "not_ready": errors.NotReady,
     "too_large": errors.TooLarge,
     "too_many": errors.TooMany,
+    "over_quota": errors.OverQuota,
     "unavailable": errors.Unavailable,
 }
 _BY_STATUS: Final[dict[int, type[BridgeError]]] = {

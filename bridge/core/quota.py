@@ -12,7 +12,7 @@ import msgspec
 from bridge.db import quotas
 from bridge.db.engine import Connection, Database
 from bridge.db.quotas import Whose
-from bridge.errors import TooMany
+from bridge.errors import OverQuota
 
 T = TypeVar("T")
 
@@ -36,14 +36,17 @@ class _Limit(msgspec.Struct, frozen=True):
         user = self.whose.user_id
         return sum(by_user.values()) if user is None else by_user.get(user, 0)
 
-    def check(self, live: int, more: int) -> None:
-        if live > self.most:
-            raise TooMany(
-                f"{more} more jobs would be over the limit of {self.most} that {self.name} may "
-                "have waiting or running.",
-                "Hand in the rest when some have ended.",
-                retry_after=60,
-            )
+    def check(self, before: int, more: int) -> None:
+        """``before``: the jobs that are live already."""
+        if before + more <= self.most:
+            return
+        fit = max(self.most - before, 0)
+        raise OverQuota(
+            f"{more} more {'job' if more == 1 else 'jobs'} would be over the limit of {self.most} "
+            f"that {self.name} may have waiting, held or running; {before} are.",
+            f"Hand in {f'{fit} now, and ' if fit else ''}the rest when some have ended.",
+            retry_after=60,
+        )
 
 
 class Gate:
@@ -58,7 +61,7 @@ class Gate:
 
     def write(self, group_id: UUID, members: Mapping[UUID, str], grow: Growth[T]) -> T:
         """Run ``grow``, which makes jobs of these members live, in a transaction. ``members``
-        are names by id. Raises TooMany, and then nothing is stored.
+        are names by id. Raises OverQuota, and then nothing is stored.
         """
         limits = self._limits(group_id, members)
 
@@ -77,7 +80,7 @@ class Gate:
         return result
 
     def foresee(self, group_id: UUID, coming: Mapping[UUID, tuple[str, int]]) -> None:
-        """Raises TooMany when so many more jobs (names and numbers by user id) are too many.
+        """Raises OverQuota when so many more jobs (names and numbers by user id) are too many.
 
         For what grows in several steps: nothing is promised for the steps.
         """
@@ -86,7 +89,7 @@ class Gate:
         for limit in self._limits(group_id, names):
             more = limit.more(by_user)
             count = partial(quotas.count, whose=limit.whose, at_most=limit.most + 1)
-            limit.check(self._db.read(count) + more, more)
+            limit.check(self._db.read(count), more)
 
     def _limits(self, group_id: UUID, members: Mapping[UUID, str]) -> list[_Limit]:
         """The group's first, then users by id: everybody locks in this order."""
@@ -104,6 +107,6 @@ class Gate:
         known = bound is not None and limit.whose in self._known
         live = (bound or 0) + more
         if not known or live > limit.most:
-            live = quotas.count(conn, limit.whose, limit.most + 1)
-            limit.check(live, more)
+            live = quotas.count(conn, limit.whose, limit.most + 1 + more)
+            limit.check(live - more, more)
         quotas.store(conn, limit.whose, live)

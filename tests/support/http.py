@@ -19,7 +19,7 @@ KINDS: Final = {
     412: {"not_ready"},
     413: {"too_large"},
     422: {"invalid_request"},
-    429: {"too_many"},
+    429: {"too_many", "over_quota"},
     500: {"internal"},
     503: {"unavailable"},
 }
