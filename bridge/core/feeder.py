@@ -24,6 +24,7 @@ from bridge.core.retry import failed_on
 from bridge.core.verdict import End
 from bridge.core.write import end_attempt
 from bridge.db import attempts, identity, instance, selftests, usage
+from bridge.db import jobs as jobs_db
 from bridge.db import queue as queue_db
 from bridge.db.attempts import AttemptOfJob
 from bridge.db.engine import Connection, Transactions
@@ -349,6 +350,8 @@ class Feeder:
         points.reach(Point.REJECT_BEFORE_COMMIT)
 
         def write(conn: Connection) -> bool:
+            # The job before its attempt, as who cancels it does: else each waits for the other.
+            jobs_db.lock(conn, one.job.id)
             # Whoever took the claim over hears for itself what the scheduler says by then.
             return attempts.give_claim_back(conn, one.attempt.id, token=token) and end_attempt(
                 conn, one, end, self._pace.half_life_s, now=now

@@ -51,14 +51,15 @@ def end_attempt(
 def _move_job(conn: Connection, job: Job, end: End) -> bool:
     """What the attempt was like becomes the job's only with a final state."""
     final = end.job is not JobState.RECEIVED
-    cause = Cause.CANCELED if end.job is JobState.CANCELED else end.cause
+    canceled = end.job is JobState.CANCELED
+    cause = Cause.CANCELED if canceled else end.cause
     return jobs_db.move(
         conn,
         job.id,
         frm={JobState.SUBMITTED, JobState.RUNNING},
         to=end.job,
         phase=None,
-        reason=end.reason,
+        reason=None if canceled else end.reason,
         retries=job.retries + int(end.retried),
         memory_mb=end.memory_mb or job.memory_mb,
         not_before=end.not_before,
@@ -73,11 +74,13 @@ def _move_job(conn: Connection, job: Job, end: End) -> bool:
 def _unless_canceled(conn: Connection, job: Job, end: End) -> End:
     """``end``, or canceled where somebody asked for that while we judged.
 
-    Back in the queue nobody would look at the wish again. The lock makes a wish
-    that is being stored right now come first, or find the job where it then is.
-    The attempt ended by itself and keeps its cause: by that it is charged or not.
+    Back in the queue nobody would look at the wish again, and of what was never taken
+    nothing ran that could have failed. The lock makes a wish that is being stored right
+    now come first, or find the job where it then is. The attempt ended by itself and
+    keeps its cause: by that it is charged or not.
     """
-    if end.job is not JobState.RECEIVED:
+    again = end.job is JobState.RECEIVED
+    if not again and end.cause is not Cause.REJECTED:
         return end
     stored = jobs_db.lock(conn, job.id)
     if stored is None or stored.cancel_requested_at is None:
@@ -85,7 +88,7 @@ def _unless_canceled(conn: Connection, job: Job, end: End) -> End:
     return End(
         job=JobState.CANCELED,
         cause=end.cause,
-        reason=None,  # it is why there would be another attempt
+        reason=None if again else end.reason,  # there is no other attempt to give one for
         exit_code=end.exit_code,
         node=end.node,
         started_at=end.started_at,

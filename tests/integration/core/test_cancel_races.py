@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 from bridge import points
 from bridge.db import usage
-from bridge.models.attempt import Cause, Observed
-from bridge.models.job import JobState
+from bridge.errors import JobRejected
+from bridge.models.attempt import AttemptSpec, Cause, Observed
+from bridge.models.job import Job, JobState
 from bridge.points import Point
 from tests.integration.core.conftest import House
 from tests.integration.core.scenes import (
@@ -90,6 +94,45 @@ class TestCancelWhileTheCallIsInFlight:
         assert house.reconciler.sweep() == 1
         assert len(house.scheduler.cancels) == 1
         assert house.job(job).state is JobState.CANCELED
+
+
+class TestCancelWhileTheSchedulerRejects:
+    @pytest.fixture
+    def job(self, house: House) -> Job:
+        def reject(spec: AttemptSpec) -> None:
+            raise JobRejected("too large")
+
+        house.scheduler.before_submit = reject
+        return house.submit()
+
+    def test_it_is_canceled(self, house: House, job: Job) -> None:
+        with at(Point.REJECT_BEFORE_COMMIT, lambda: house.jobs.cancel(house.ada, job.id)):
+            house.feeder.step()
+        self._is_canceled(house, job)
+
+    def test_a_cancel_under_way_comes_first(self, house: House, job: Job) -> None:
+        canceler = threading.Thread(target=lambda: house.jobs.cancel(house.ada, job.id))
+        halfway = threading.Event()
+
+        def hook(here: Point) -> None:
+            if here is Point.REJECT_BEFORE_COMMIT:
+                canceler.start()
+                assert halfway.wait(10)
+            if here is Point.CANCEL_HALFWAY:
+                halfway.set()
+                time.sleep(0.3)  # until the rejection waits for us
+
+        with points.install(hook):
+            house.feeder.step()
+            canceler.join(10)
+        self._is_canceled(house, job)
+
+    def _is_canceled(self, house: House, job: Job) -> None:
+        canceled = house.job(job)
+        assert (canceled.state, canceled.cause) == (JobState.CANCELED, Cause.CANCELED)
+        assert canceled.reason is None
+        [one] = attempts_of(house, job)
+        assert (one.cause, one.reason) == (Cause.REJECTED, "too large")
 
 
 class TestCancelWhileAnEndIsJudged:
