@@ -167,11 +167,7 @@ class Jobs:
             lambda conn: jobs_db.touch(conn, job.id, state={JobState.RECEIVED}, hold=hold)
         )
         if not done:
-            raise Conflict(
-                f"The job is {self.get(caller, job_id).state}; only a received one can be "
-                f"{'held' if hold else 'released'}.",
-                "Cancel it if it shall not go on.",
-            )
+            raise _not_held(self.get(caller, job_id), hold)
         self._wake()
         return self.get(caller, job_id)
 
@@ -225,12 +221,7 @@ class Jobs:
         done = self._gate.write(caller.group.id, {job.user_id: job.user}, write)
         points.reach(Point.RETRY_COMMITTED)
         if not done:
-            pruned = " and its data was given up" if job.prune_requested_at else ""
-            raise Conflict(
-                f"The job is {self.get(caller, job_id).state}{pruned}; "
-                "only a failed or canceled one that has its data can be tried again.",
-                "Submit its folder again.",
-            )
+            raise _not_again(self.get(caller, job_id))
         self._wake()
         return self.get(caller, job_id)
 
@@ -279,6 +270,30 @@ def cancel_job(conn: Connection, job_id: UUID, now: float) -> None:
     handed_over = {JobState.SUBMITTED, JobState.RUNNING}
     if jobs_db.touch(conn, job_id, state=handed_over, cancel_requested_at=now):
         attempts.request_stop(conn, job_id, cause=Cause.CANCELED, now=now)
+
+
+def _not_held(job: Job, hold: bool) -> Conflict:
+    what = "held" if hold else "released"
+    if job.state in FINAL:
+        remedy = "It has ended."
+    elif hold:
+        remedy = "It was handed over: cancel it if it shall not go on."
+    else:
+        remedy = "It was handed over: nothing holds it."
+    return Conflict(f"The job is {job.state}; only a received one can be {what}.", remedy)
+
+
+def _not_again(job: Job) -> Conflict:
+    if job.state not in FINAL:
+        remedy = "It has not ended: wait for it, or cancel it first."
+    else:
+        remedy = "Submit its folder as a new job: nomad-bridge submit --again."
+    pruned = " and its data was given up" if job.prune_requested_at else ""
+    return Conflict(
+        f"The job is {job.state}{pruned}; "
+        "only a failed or canceled one that has its data can be tried again.",
+        remedy,
+    )
 
 
 def _answer(stored: UUID | intake.Clash) -> UUID | Refused:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
+from collections.abc import Callable
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -10,7 +11,7 @@ from bridge.db import attempts, usage
 from bridge.errors import Conflict, Forbidden, InvalidRequest, JobRejected, NotFound, NotReady
 from bridge.models.attempt import AttemptSpec, AttemptState, Cause, Observed
 from bridge.models.identity import Caller
-from bridge.models.job import JobState, NewJob, Phase
+from bridge.models.job import Job, JobState, NewJob, Phase
 from tests.integration.core.conftest import House
 
 
@@ -173,8 +174,25 @@ class TestRun:
         house.jobs.release(house.ada, job.id)
         house.step()
         assert house.job(job).state is JobState.SUBMITTED
-        with pytest.raises(Conflict):
+        with pytest.raises(Conflict) as refused:
             house.jobs.hold(house.ada, job.id)
+        assert "cancel it" in refused.value.hint
+
+    def test_a_verb_that_comes_at_the_wrong_time_says_what_to_do(self, house: House) -> None:
+        def remedy(verb: Callable[[Caller, UUID], object]) -> str:
+            with pytest.raises(Conflict) as refused:
+                verb(house.ada, job.id)
+            return refused.value.hint
+
+        job = house.submit()
+        assert "wait for it" in remedy(house.jobs.retry)
+        house.step()
+        assert "nothing holds it" in remedy(house.jobs.release)
+        assert "cancel it" in remedy(house.jobs.retry)
+        house.scheduler.show(Observed.ENDED, exit_code=0)
+        house.step()
+        assert remedy(house.jobs.release) == "It has ended."
+        assert "submit --again" in remedy(house.jobs.retry)
 
 
 class TestUnavailable:
@@ -205,6 +223,49 @@ class TestUnavailable:
 
 class TestCrash:
     def test_between_call_and_record_runs_once(self, house: House) -> None:
+        job = self.lost_claim(house)
+        house.feeder.step()
+        assert len(house.scheduler.submits) == 1  # the claim still stands
+        house.pass_time(61)
+        house.feeder.step()
+        assert len(house.scheduler.submits) == 2
+        assert len(house.scheduler.specs) == 1
+        assert house.job(job).attempt == 1
+
+    def test_under_a_clock_that_was_ahead_is_made_good_by_the_next_look(self, house: House) -> None:
+        job = self.lost_claim(house)
+        house.pass_time(-2 * 86400)
+        house.restart()
+        house.step()
+        assert (len(house.scheduler.submits), len(house.scheduler.specs)) == (2, 1)
+        (attempt,) = house.db.read(lambda conn: attempts.of_job(conn, job.id))
+        assert (attempt.state, attempt.claimed_at) == (AttemptState.SUBMITTED, house.clock.now)
+        house.pass_time(2)
+        house.step()
+        assert len(house.scheduler.submits) == 2
+
+    def test_under_a_clock_that_was_ahead_can_be_canceled(self, house: House) -> None:
+        job = self.lost_claim(house)
+        house.scheduler.shown.clear()
+        house.pass_time(-2 * 86400)
+        house.restart()
+        house.jobs.cancel(house.ada, job.id)
+        for _ in range(3):
+            house.step()
+            house.pass_time(61)
+        assert house.job(job).state is JobState.CANCELED
+        assert len(house.scheduler.submits) == 1
+
+    def test_a_claim_of_a_clock_that_is_a_little_ahead_stands(self, house: House) -> None:
+        self.lost_claim(house)
+        house.pass_time(-30)
+        house.restart()
+        house.step()
+        assert len(house.scheduler.submits) == 1
+
+    def lost_claim(self, house: House) -> Job:
+        """Of a process that died between call and record."""
+
         def crash(spec: AttemptSpec) -> None:
             raise KeyboardInterrupt
 
@@ -213,13 +274,7 @@ class TestCrash:
         with pytest.raises(KeyboardInterrupt):
             house.feeder.step()
         house.scheduler.after_submit = lambda spec: None
-        house.feeder.step()
-        assert len(house.scheduler.submits) == 1  # the claim still stands
-        house.pass_time(61)
-        house.feeder.step()
-        assert len(house.scheduler.submits) == 2
-        assert len(house.scheduler.specs) == 1
-        assert house.job(job).attempt == 1
+        return job
 
     def test_an_answer_after_the_claim_was_taken_over_records_nothing(self, house: House) -> None:
         job = house.submit()
