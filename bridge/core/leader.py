@@ -85,7 +85,7 @@ class Leader:
     def _take(self) -> bool:
         def read(conn: Connection) -> tuple[str, bool] | None:
             self._refuse_another(conn)
-            return leases.holder_of(conn, LEASE)
+            return leases.holder_of(conn, LEASE, lasts_s=self._lease_s)
 
         found = self._db.read(read)
         dead = found[0] if found and not found[1] and self._has_ended(found[0]) else None

@@ -12,15 +12,26 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    or_,
+    select,
+    update,
+)
 
 from bridge.db import jobs as jobs_db
 from bridge.db.statements import Insertion, Prepared
-from bridge.db.tables import attempts, attempts_archive, is_live, jobs
+from bridge.db.tables import attempts, attempts_archive, is_live, is_to_forget, jobs
 from bridge.models.attempt import Attempt, AttemptState, Cause, Handle
 from bridge.models.ids import new_id
 from bridge.models.job import Job, Phase
 
+# Clocks of processes differ by less than this, seconds.
+_CLOCKS_DIFFER_S: Final = 60.0
 _COLUMNS: Final = tuple(attempts.c[field] for field in Attempt.__struct_fields__)
 # In the order of _new_row; the other columns start as NULL.
 _CLAIM: Final = Insertion(
@@ -117,21 +128,27 @@ def _new_row(new: Attempt, token: UUID) -> tuple[Any, ...]:
     )
 
 
-def _expired(connector: Any, now: Any) -> ColumnElement[bool]:
-    """Claims that ran out before their hand-over was recorded. Attempts somebody
-    asked to stop are left to the reconciler.
+def _claimed(connector: Any) -> ColumnElement[bool]:
+    claimed = attempts.c.state == AttemptState.CLAIMED.value
+    return and_(is_live, attempts.c.connector == connector, claimed)
+
+
+def _expired(now: Any) -> ColumnElement[bool]:
+    """Ran out before the hand-over was recorded. What somebody asked to stop is left to the
+    reconciler.
     """
-    return and_(
-        attempts.c.connector == connector,
-        attempts.c.state == AttemptState.CLAIMED.value,
-        attempts.c.claim_expires_at <= now,
-        attempts.c.stop_cause.is_(None),
-    )
+    return and_(attempts.c.claim_expires_at <= now, attempts.c.stop_cause.is_(None))
 
 
+def _of_a_later_clock(now: Any) -> ColumnElement[bool]:
+    """The clock was put back since, and would take long to reach the end of the claim again."""
+    return and_(attempts.c.claimed_at - _CLOCKS_DIFFER_S > now)
+
+
+_NOW: Final[Any] = bindparam("now")
 _ANY_EXPIRED: Final = Prepared(
     select(attempts.c.id)
-    .where(is_live, _expired(bindparam("connector"), bindparam("now")))
+    .where(_claimed(bindparam("connector")), or_(_expired(_NOW), _of_a_later_clock(_NOW)))
     .limit(1)
 )
 
@@ -145,15 +162,17 @@ def reclaim(
     conn: Connection, connector: str, *, token: UUID, now: float, expires_at: float, limit: int
 ) -> list[AttemptOfJob]:
     """Take over expired claims, oldest first; each goes to one taker."""
-    oldest = (
-        select(attempts.c.id)
-        .where(is_live, _expired(connector, now))
-        .order_by(attempts.c.id)
-        .limit(limit)
+    # From here on they are as any that ran out, also to whoever looks at what is to stop.
+    conn.execute(
+        update(attempts)
+        .where(_claimed(connector), _of_a_later_clock(now))
+        .values(claimed_at=now, claim_expires_at=now)
     )
+    expired = and_(_claimed(connector), _expired(now))
+    oldest = select(attempts.c.id).where(expired).order_by(attempts.c.id).limit(limit)
     rows = conn.execute(
         update(attempts)
-        .where(attempts.c.id.in_(oldest), _expired(connector, now))
+        .where(attempts.c.id.in_(oldest), expired)
         .values(claim_token=token.bytes, claim_expires_at=expires_at)
         .returning(*_COLUMNS)
     ).all()
@@ -334,12 +353,7 @@ def to_forget(
     """
     query = (
         select(attempts.c.id, attempts.c.native_id, attempts.c.namespace)
-        .where(
-            attempts.c.connector == connector,
-            attempts.c.state == AttemptState.ENDED.value,
-            attempts.c.forgotten_at.is_(None),
-            attempts.c.recorded_at <= before,
-        )
+        .where(is_to_forget, attempts.c.connector == connector, attempts.c.recorded_at <= before)
         .order_by(attempts.c.recorded_at)
         .limit(limit)
         .offset(skip)

@@ -3,6 +3,9 @@
 Time is the database's own, so that processes on machines whose clocks differ
 agree. ``fence`` grows with every change of hands: whoever still holds an old
 one has lost the lease, however long it slept.
+
+That clock may be put back. So a lease that ends later than any taken or renewed just now
+would has run out, too: nobody waits for a time that is far ahead again.
 """
 
 from __future__ import annotations
@@ -21,6 +24,10 @@ _NOW: Final[dict[str, ColumnElement[float]]] = {
 }
 
 
+# In lengths: the processes may differ in theirs for a while, when the setting is changed.
+_LATEST_END: Final = 2.0
+
+
 class Held(msgspec.Struct, frozen=True):
     """A lease as one process holds it. ``lasts_s`` is its length in seconds."""
 
@@ -30,9 +37,9 @@ class Held(msgspec.Struct, frozen=True):
     lasts_s: float
 
 
-def holder_of(conn: Connection, name: str) -> tuple[str, bool] | None:
+def holder_of(conn: Connection, name: str, *, lasts_s: float) -> tuple[str, bool] | None:
     """Who holds or last held a lease, and whether it has run out; None if nobody ever did."""
-    query = select(leases.c.holder, leases.c.expires_at <= _now(conn)).where(leases.c.name == name)
+    query = select(leases.c.holder, _has_run_out(conn, lasts_s)).where(leases.c.name == name)
     row = conn.execute(query).first()
     return None if row is None else (row[0], bool(row[1]))
 
@@ -45,7 +52,7 @@ def take(
     until = _now(conn) + lasts_s
     family = sqlite if conn.dialect.name == "sqlite" else postgresql
     statement = family.insert(leases).values(name=name, holder=holder, fence=1, expires_at=until)
-    free = or_(leases.c.expires_at <= _now(conn), leases.c.holder == dead)
+    free = or_(_has_run_out(conn, lasts_s), leases.c.holder == dead)
     fence = conn.execute(
         statement.on_conflict_do_update(
             index_elements=[leases.c.name],
@@ -88,6 +95,11 @@ def _ours(held: Held) -> tuple[ColumnElement[bool], ...]:
         leases.c.holder == held.holder,
         leases.c.fence == held.fence,
     )
+
+
+def _has_run_out(conn: Connection, lasts_s: float) -> ColumnElement[bool]:
+    now = _now(conn)
+    return or_(leases.c.expires_at <= now, leases.c.expires_at > now + _LATEST_END * lasts_s)
 
 
 def _now(conn: Connection) -> ColumnElement[float]:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import update
 
 from bridge.db import leases
 from bridge.db.engine import Database
 from bridge.db.leases import Held
+from bridge.db.tables import leases as table
 from tests.support.poll import eventually
 
 
@@ -33,17 +35,27 @@ def first(db: Database, lasts_s: float = 60.0) -> Held:
     return held
 
 
+def holder_of(db: Database) -> tuple[str, bool] | None:
+    return db.read(lambda conn: leases.holder_of(conn, "loops", lasts_s=60.0))
+
+
 def run_out(db: Database) -> None:
-    eventually(lambda: (db.read(lambda conn: leases.holder_of(conn, "loops")) or ("", False))[1])
+    eventually(lambda: (holder_of(db) or ("", False))[1])
+
+
+def put_clock_back(db: Database, by_s: float) -> None:
+    """As it then looks: what is stored lies further ahead."""
+    later = table.c.expires_at + by_s
+    db.write(lambda conn: conn.execute(update(table).values(expires_at=later)))
 
 
 def test_is_held_by_one(db: Database) -> None:
-    assert db.read(lambda conn: leases.holder_of(conn, "loops")) is None
+    assert holder_of(db) is None
     held = first(db)
     assert held.fence == 1
     assert take(db, "b") is None
     assert holds(db, held) and renew(db, held)
-    assert db.read(lambda conn: leases.holder_of(conn, "loops")) == ("a", False)
+    assert holder_of(db) == ("a", False)
 
 
 def test_goes_to_another_when_it_has_run_out(db: Database) -> None:
@@ -78,6 +90,25 @@ def test_taken_again_by_the_same_name_has_another_fence(db: Database) -> None:
     new = take(db, "a")
     assert new is not None and new.fence == old.fence + 1
     assert not holds(db, old)
+
+
+def test_after_the_clock_was_put_back_nobody_waits_for_the_old_end(db: Database) -> None:
+    old = first(db)
+    put_clock_back(db, 30.0)  # less than a lease: whoever holds it is waited for
+    assert holder_of(db) == ("a", False) and take(db, "b") is None
+    put_clock_back(db, 2 * 86400)
+    assert holder_of(db) == ("a", True)
+    new = take(db, "b")
+    assert new is not None and new.fence == old.fence + 1
+    assert not renew(db, old) and not holds(db, old)
+    assert holder_of(db) == ("b", False) and take(db, "c") is None
+
+
+def test_a_holder_that_renews_does_not_mind_the_clock(db: Database) -> None:
+    held = first(db)
+    put_clock_back(db, 2 * 86400)
+    assert holds(db, held) and renew(db, held)
+    assert holder_of(db) == ("a", False) and take(db, "b") is None
 
 
 @pytest.fixture

@@ -108,4 +108,4 @@ def test_a_lease_is_renewed_for_its_whole_length_however_long_that_waited(
     assert reading.wait(10)
     assert lab.db.write(partial(leases.renew, held=held))
     reader.join(10)
-    assert lab.db.read(lambda conn: leases.holder_of(conn, "loops")) == ("a", False)
+    assert lab.db.read(lambda conn: leases.holder_of(conn, "loops", lasts_s=1.0)) == ("a", False)
