@@ -172,21 +172,26 @@ class Sets:
         the buckets and confirms each. Raises NotFound, Forbidden.
         """
         now = self._clock()
-        self._take_out_of_archive(JobSet(caller.group.id, name, _only(caller)))
+        which = JobSet(caller.group.id, name, _only(caller))
+        # Before the archived ones: what the archive takes meanwhile is found there.
         changes = [partial(sets_db.prune, state=state, now=now) for state in sorted(FINAL)]
-        return self._steer(caller, name, "prune", *changes)
-
-    def _steer(self, caller: Caller, name: str, verb: str, *changes: _Change) -> int:
-        which = self._named(caller, name)
         total = sum(self._change(which, change) for change in changes)
+        total += self._prune_archived(which, now)
+        self._named(caller, name)  # by now what was archived is there, too
+        return self._note(caller, "prune", name, total)
+
+    def _steer(self, caller: Caller, name: str, verb: str, change: _Change) -> int:
+        total = self._change(self._named(caller, name), change)
         return self._note(caller, verb, name, total)
 
-    def _take_out_of_archive(self, which: JobSet) -> None:
+    def _prune_archived(self, which: JobSet, now: float) -> int:
         """What of a set has data yet is in lists again, for as long as that is deleted."""
-        fields = (which.group_id, which.name, which.user_id)
-        back = partial(archive.bring_set_back, limit=_CHUNK_OF_ARCHIVE)
-        while self._db.write(lambda conn: back(conn, *fields)):
+        fields, total = (which.group_id, which.name, which.user_id), 0
+        prune = partial(archive.prune_set, now=now, limit=_CHUNK_OF_ARCHIVE)
+        while (chunk := self._db.write(lambda conn: prune(conn, *fields))).back:
             points.reach(Point.SET_CHUNK_COMMITTED)
+            total += chunk.anew
+        return total
 
     def _change(self, which: JobSet, change: _Change, write: _Write | None = None) -> int:
         """Make one change to all jobs that it concerns, chunk by chunk; how many."""

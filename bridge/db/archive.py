@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import (
     Connection,
     Select,
@@ -16,10 +17,12 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    func,
     insert,
     literal_column,
     or_,
     select,
+    update,
 )
 
 from bridge.db.statements import Prepared
@@ -72,11 +75,19 @@ def bring_back(conn: Connection, job_id: UUID) -> bool:
     )
 
 
-def bring_set_back(
-    conn: Connection, group_id: UUID, name: str, user_id: UUID | None, *, limit: int
-) -> int:
+class Pruned(msgspec.Struct, frozen=True):
+    """How many jobs came back from the archive, and of how many the data was given up anew."""
+
+    back: int
+    anew: int
+
+
+def prune_set(
+    conn: Connection, group_id: UUID, name: str, user_id: UUID | None, *, now: float, limit: int
+) -> Pruned:
     """Take jobs of a set, of one user or of all, whose data is not known to be deleted out
-    of the archive again; how many. None of them is left when it is 0.
+    of the archive again, and give their data up from now on, also where that was done
+    before: else the archive would take them at once. None of them is left when none came.
     """
     theirs = select(jobs_archive.c.id).where(
         keeps_data_of_a_set,
@@ -85,15 +96,20 @@ def bring_set_back(
     )
     if user_id is not None:
         theirs = theirs.where(jobs_archive.c.user_id == user_id.bytes)
-    return _bring_back(conn, theirs.order_by(jobs_archive.c.id).limit(limit))
+    ids = _bring_back(conn, theirs.order_by(jobs_archive.c.id).limit(limit))
+    came = jobs.c.id.in_(ids)
+    had_data = select(func.count()).where(came, jobs.c.prune_requested_at.is_(None))
+    anew = conn.execute(had_data).scalar_one()
+    conn.execute(update(jobs).where(came).values(prune_requested_at=now))
+    return Pruned(len(ids), anew)
 
 
-def _bring_back(conn: Connection, wanted: Select[bytes]) -> int:
+def _bring_back(conn: Connection, wanted: Select[bytes]) -> list[bytes]:
     # Whoever else wants them waits, and then finds nothing here.
     ids = [row[0] for row in conn.execute(wanted.with_for_update())]
     if ids:
         _move(conn, ids, jobs_archive, jobs, attempts_archive, attempts)
-    return len(ids)
+    return ids
 
 
 def owners(

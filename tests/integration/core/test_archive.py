@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import pytest
 
+from bridge import points
+from bridge.core import sets as core_sets
 from bridge.core.archive import Archiver
 from bridge.core.usage import Usage
 from bridge.db import archive as archive_db
@@ -188,6 +190,39 @@ class TestFromTheArchive:
         with pytest.raises(NotFound):
             house.sets.prune(house.ada, "s")
         assert house.sets.prune(bob, "s") == 1
+
+    @pytest.mark.parametrize("announced", [False, True])
+    def test_a_set_that_is_pruned_is_not_archived_meanwhile(
+        self, house: House, monkeypatch: pytest.MonkeyPatch, announced: bool
+    ) -> None:
+        monkeypatch.setattr(core_sets, "_CHUNK_OF_ARCHIVE", 2)
+        old = [run(house, set="s") for _ in range(3)]
+        if announced:  # and never confirmed
+            assert house.sets.prune(house.ada, "s") == 3
+        house.pass_time(100 * DAY)
+        assert archive(house) == 3
+        went: list[int] = []
+
+        def hook(here: Point) -> None:
+            # One that is brought back again and again would keep the loop going for ever.
+            if here is Point.SET_CHUNK_COMMITTED and len(went) < 9:
+                went.append(archive(house))
+
+        with points.install(hook):
+            assert house.sets.prune(house.ada, "s") == (0 if announced else 3)
+        assert not any(went)
+        found = house.jobs.find(house.ada, set="s")
+        assert {job.id: job.prune_requested_at for job in found} == {
+            job.id: house.clock.now for job in old
+        }
+
+    def test_a_set_that_is_archived_while_it_is_pruned(self, house: House) -> None:
+        old = run(house, set="s")
+        house.pass_time(100 * DAY)
+        with at(Point.SET_CHUNK_COMMITTED, lambda: archive(house)):
+            assert house.sets.prune(house.ada, "s") == 1
+        assert house.job(old).prune_requested_at == house.clock.now
+        assert [job.id for job in house.jobs.find(house.ada, set="s")] == [old.id]
 
     def test_two_want_it_at_once(self, house: House, failed: Job, other: Begin) -> None:
         second = other(lambda: house.jobs.prune(house.ada, failed.id, deleted=True))
