@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
@@ -9,6 +10,11 @@ from uuid import UUID
 import msgspec
 
 from bridge.models.job import Phase
+
+# No database of ours holds these characters; exit codes have 32 bits there.
+_NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
+EXIT_CODES: Final = (-(2**31), 2**31 - 1)
+LONGEST_NODE: Final = 255
 
 
 class Cause(StrEnum):
@@ -118,11 +124,21 @@ class Observed(StrEnum):
     GONE = "gone"  # the scheduler does not know it
 
 
+def storable(words: str) -> str:
+    """Foreign words, with U+FFFD for each character that cannot be stored: NUL, halves of
+    a pair.
+    """
+    return _NO_TEXT.sub("\ufffd", words)
+
+
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """One look at one attempt. Times are Unix seconds.
 
     ``cause is None`` with ``state == ENDED`` means success: exit code 0 and the
     results confirmed in the bucket. A connector never reports success otherwise.
+
+    A scheduler may say what does not fit the database, and one such look would keep all
+    that are stored with it from being recorded. So whatever is given here is made to fit.
     """
 
     state: Observed
@@ -133,3 +149,13 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     node: str | None = None
     started_at: float | None = None
     ended_at: float | None = None
+
+    def __post_init__(self) -> None:
+        fit = msgspec.structs.force_setattr
+        if self.reason is not None:
+            fit(self, "reason", storable(self.reason))
+        if self.node is not None:
+            fit(self, "node", storable(self.node)[:LONGEST_NODE])
+        if self.exit_code is not None:
+            least, most = EXIT_CODES
+            fit(self, "exit_code", min(max(self.exit_code, least), most))

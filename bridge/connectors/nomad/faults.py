@@ -12,6 +12,7 @@ import requests
 from nomad.api import exceptions as nomad_errors
 
 from bridge.errors import ConnectorUnavailable, JobRejected
+from bridge.models.attempt import storable
 
 _LONGEST: Final = 300
 _SOON_S: Final = 2.0
@@ -67,8 +68,9 @@ def response_of(fault: Exception) -> requests.Response | None:
 
 
 def said(response: requests.Response) -> str:
-    """What an answer says, as one short line."""
-    return " ".join(response.text.split())[:_LONGEST] or f"HTTP {response.status_code}"
+    """What an answer says, as one short line that can be stored."""
+    words = " ".join(storable(response.text).split())[:_LONGEST]
+    return words or f"HTTP {response.status_code}"
 
 
 def lacks_place(words: str) -> bool:

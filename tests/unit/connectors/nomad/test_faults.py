@@ -186,3 +186,12 @@ def test_what_is_refused_in_one_place_may_go_well_in_another(
     found = translated(fault, "act")
     assert isinstance(found, ConnectorUnavailable)
     assert found.narrow is narrow
+
+
+def test_a_refusal_is_in_words_that_can_be_stored() -> None:
+    response = answer(500, "validation failed: a\0b")
+    response.encoding = "utf-8"  # as Nomad says; else it is guessed
+    fault = nomad_errors.BaseNomadException(response)
+    error = translated(fault, "take it", registers=True)
+    assert type(error) is JobRejected
+    assert error.message == "Nomad refuses to take it: validation failed: a\ufffdb"
