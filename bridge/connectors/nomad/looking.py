@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from bridge.connectors.nomad.client import NomadClient
-from bridge.connectors.nomad.observe import in_question, observe, placed
+from bridge.connectors.nomad.observe import fenced, in_question, observe, placed
 from bridge.connectors.nomad.wire import Alloc, Evaluation, Job
 from bridge.errors import ConnectorUnavailable
 from bridge.models.attempt import Handle, Observation, Observed
@@ -95,7 +95,9 @@ class Lookout:
         if native_id in listed.waiting:
             evaluations = listed.evaluations.get(native_id, ())
             return observe(listed.waiting[native_id], (), evaluations)
-        allocs = listed.allocs.get(native_id) or self._client.allocations(native_id, namespace)
+        allocs = listed.allocs.get(native_id, [])
+        if not allocs or fenced(allocs):
+            allocs = self._client.allocations(native_id, namespace)
         if placed(allocs):
             node_id = in_question(allocs)
             away = node_id is not None and self._is_away(node_id, nodes)

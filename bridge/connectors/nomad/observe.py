@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bridge.connectors.nomad.verdict import judge
+from bridge.connectors.nomad.verdict import RESCHEDULED, SUPERSEDED, judge
 from bridge.connectors.nomad.view import Run, Task
 from bridge.connectors.nomad.waiting import why_waiting
 from bridge.connectors.nomad.wire import Alloc, Evaluation, Job
@@ -20,10 +20,21 @@ _PULLING = ("Downloading image", "Docker image pull progress")
 
 
 def newest(allocs: Sequence[Alloc]) -> Alloc | None:
-    """The allocation that counts. A job has several only where Nomad replaced one
-    that never got to run; the fence in the bucket stops any other.
+    """The allocation that counts: the newest. A job has several only where Nomad replaced
+    one that never got to run; the fence in the bucket stops it, should it live.
+
+    Where Nomad replaced one whose program ended badly while its machine was out of touch,
+    that one counts: its bucket lets no other in.
     """
-    return max(allocs, key=lambda alloc: alloc.create_index, default=None)
+    return max(allocs, key=lambda one: (_ended_out_of_touch(one), one.create_index), default=None)
+
+
+def fenced(allocs: Sequence[Alloc]) -> bool:
+    """Whether another run of the same job has the bucket, which may be missing here: it is
+    older, and listings go back only so far.
+    """
+    alloc = newest(allocs)
+    return alloc is not None and Run.of(alloc).stage_in.exit_code == SUPERSEDED
 
 
 def placed(allocs: Sequence[Alloc]) -> bool:
@@ -63,6 +74,12 @@ def observe(
     if run.is_over:
         return judge(run)
     return _under_way(run)
+
+
+def _ended_out_of_touch(alloc: Alloc) -> bool:
+    # Nomad does so with whatever has failed when its machine is back, neither
+    # `replace = false` nor `reschedule { attempts = 0 }` keeps it from that.
+    return alloc.desired_description == RESCHEDULED and Run.of(alloc).main.exit_code is not None
 
 
 def _to_be_replaced(run: Run) -> bool:

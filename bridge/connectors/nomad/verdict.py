@@ -37,6 +37,7 @@ RESTARTED: Final = 212  # main's entry found that it had run here before
 _MIGRATED: Final = "alloc is being migrated"
 _LOST: Final = "alloc is lost since its node is down"
 _PREEMPTED: Final = "Preempted"
+RESCHEDULED: Final = "alloc was rescheduled because it failed"  # it had ended by itself before
 _OUTER_LIMIT: Final = "allocation exceeded max_run_duration"
 
 _NO_ENGINE: Final = ("cannot connect to the docker daemon", "error during connect", "eof")
@@ -95,9 +96,9 @@ def _staging_failed(run: Run) -> Verdict | None:
 
 def _stopped(run: Run) -> Verdict | None:
     unfinished = run.main.killed or run.main.exit_code is None or not run.stage_out.started
-    if not run.stopped or not unfinished:
-        return None
     why = run.alloc.desired_description
+    if not run.stopped or not unfinished or why == RESCHEDULED:
+        return None
     if why == _MIGRATED:
         return Cause.DRAINED, f"Machine {run.node} was drained"
     if why == _LOST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from bridge.connectors.nomad.client import NomadClient
 from bridge.connectors.nomad.looking import Lookout
 from bridge.errors import ConnectorUnavailable
-from bridge.models.attempt import Handle, Observed
+from bridge.models.attempt import Cause, Handle, Observed
 from tests.support.fake_nomad import Answer, FakeNomad, Request
 from tests.unit.connectors.nomad import recorded
 
@@ -76,6 +77,26 @@ def test_what_had_a_place_is_read_itself(
         seen = lookout.at([*waiting, lost])
     assert seen[lost].state is Observed.ENDED
     assert {seen[one].state for one in waiting} == {Observed.PENDING}
+
+
+def test_a_run_that_was_fenced_is_not_judged_without_the_one_that_has_the_bucket(
+    client: NomadClient, lookout: Lookout, nomad: FakeNomad
+) -> None:
+    """The listing goes back to the replacement, but not to what it replaced."""
+    many = handles(20)
+    ids = [one.native_id for one in many]
+    both = [
+        one | {"JobID": ids[0]}
+        for one in json.loads((recorded.FOLDER / "failed-while-away.json").read_text())["allocs"]
+    ]
+    again = max(both, key=lambda one: int(one["CreateIndex"]))
+    listed = [alloc("running", one) for one in ids[1:]] + [again]
+    nomad.routes["GET", "/v1/allocations"] = Answer(200, listed)
+    nomad.routes["GET", f"/v1/job/{ids[0]}/allocations"] = Answer(200, both)
+    with client.within(5):
+        seen = lookout.at(many)
+    assert (seen[many[0]].cause, seen[many[0]].exit_code) == (Cause.EXIT, 3)
+    assert len(nomad.requests) == 2
 
 
 def slow(nomad: FakeNomad, some: list[Handle], seconds: float) -> None:

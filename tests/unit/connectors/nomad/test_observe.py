@@ -234,6 +234,55 @@ def test_out_of_memory_cuts_a_job_off_too() -> None:
     assert seen.reason is not None and "uploaded" not in seen.reason
 
 
+RESCHEDULED = {
+    "DesiredStatus": "stop",
+    "DesiredDescription": "alloc was rescheduled because it failed",
+    "ClientStatus": "failed",
+}
+FENCED = ran(10)
+
+
+def looks(*runs: Any) -> Observation:
+    """Allocations of one job, the oldest first."""
+    raw = [
+        {"ID": f"a{number}", "JobID": "j", "CreateIndex": number, "NodeName": f"n{number}"}
+        | {"DesiredStatus": "run", "ClientStatus": "failed"}
+        | {"TaskStates": dict(zip(("stage-in", "main", "stage-out"), tasks, strict=True))}
+        | changes
+        for number, (*tasks, changes) in enumerate(runs, 1)
+    ]
+    return observe(LIVE, msgspec.convert(raw, list[Alloc]))
+
+
+@pytest.mark.parametrize(
+    ("main", "stage_out", "cause", "exit_code"),
+    [
+        (ran(3), OK, Cause.EXIT, 3),
+        (ran(137, oom=True), ran(17), Cause.OOM, 137),
+        (ran(3), NEVER, Cause.EXIT, 3),
+        (OK, ran(13), Cause.STORAGE, 0),
+        (ran(212), OK, Cause.NODE_LOST, None),
+    ],
+)
+@pytest.mark.parametrize("again", [(RUNNING, PENDING, PENDING, {}), (FENCED, NEVER, FENCED, {})])
+def test_what_ended_out_of_touch_counts_before_its_replacement(
+    again: Any, main: Any, stage_out: Any, cause: Cause, exit_code: int | None
+) -> None:
+    seen = looks((OK, main, stage_out, RESCHEDULED), again)
+    assert (seen.state, seen.cause, seen.exit_code) == (Observed.ENDED, cause, exit_code)
+    assert seen.node == "n1"
+
+
+def test_while_that_uploads_the_run_goes_on() -> None:
+    seen = looks((OK, ran(3), RUNNING, RESCHEDULED), (FENCED, NEVER, FENCED, {}))
+    assert (seen.state, seen.phase, seen.node) == (Observed.RUNNING, Phase.UPLOADING, "n1")
+
+
+def test_what_failed_out_of_touch_before_it_ran_is_replaced() -> None:
+    seen = looks((ran(13), NEVER, OK, RESCHEDULED), (OK, RUNNING, PENDING, {}))
+    assert (seen.state, seen.phase, seen.node) == (Observed.RUNNING, Phase.EXECUTING, "n2")
+
+
 def test_137_alone_is_no_out_of_memory() -> None:
     assert look(OK, ran(137), OK).cause is Cause.EXIT
 

@@ -39,6 +39,8 @@ EXPECTED = {
         ENDED, Cause.NODE_LOST, reason="The container engine of machine node-1 ended the job"
     ),
     "exit3": Expected(ENDED, Cause.EXIT, 3, reason="Exit code 3"),
+    # Nomad placed the job anew when its machine was back, and the fence stopped that.
+    "failed-while-away": Expected(ENDED, Cause.EXIT, 3, reason="Exit code 3"),
     "host-rebooted": Expected(
         ENDED, Cause.NODE_LOST, reason="Machine node-a1 was restarted while the job ran"
     ),
@@ -76,6 +78,7 @@ EXPECTED = {
     "upload-failed": Expected(
         ENDED, Cause.STORAGE, 0, reason="The storage could not be reached for too long"
     ),
+    "uploading-after-away": Expected(Observed.RUNNING, phase=Phase.UPLOADING),
     "uploading-after-cancel": Expected(Observed.RUNNING, phase=Phase.UPLOADING),
 }
 
