@@ -82,10 +82,10 @@ def overdue(conn: Connection, before: float) -> list[UUID]:
 def ended(conn: Connection, before: float, limit: int) -> list[UUID]:
     """Self-tests that ended before a time and of which no scheduler keeps anything."""
     kept = exists().where(attempts.c.job_id == jobs.c.id, attempts.c.forgotten_at.is_(None))
-    query = select(jobs.c.id).where(
-        is_selftest, jobs.c.state.in_(_FINAL), jobs.c.ended_at < before, ~kept
-    )
-    return [UUID(bytes=job_id) for job_id in conn.execute(query.limit(limit)).scalars()]
+    query = select(jobs.c.id, jobs.c.ended_at).where(is_selftest, jobs.c.state.in_(_FINAL), ~kept)
+    # Compared here: to find old ends, SQLite would go through those of all jobs.
+    old = [job_id for job_id, at in conn.execute(query) if at is not None and at < before]
+    return [UUID(bytes=job_id) for job_id in old[:limit]]
 
 
 def remove(conn: Connection, job_ids: Collection[UUID]) -> None:

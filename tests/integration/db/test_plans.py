@@ -6,6 +6,7 @@ What then still is a scan or a sort has no index that fits.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,6 +118,11 @@ CASES: dict[str, tuple[Statement, str]] = {
         lambda conn, lab: sets.summaries(conn, lab.group.id, lab.ada.id, limit=10),
         "ix_jobs_set",
     ),
+    "one set": (lambda conn, lab: sets.summaries(conn, lab.group.id, name="s"), "ix_jobs_set"),
+    "failed_by_user": (
+        lambda conn, lab: sets.failed_by_user(conn, JobSet(lab.group.id, "s")),
+        "ix_jobs_set",
+    ),
     "hold a set": (
         lambda conn, lab: sets.set_hold(
             conn, JobSet(lab.group.id, "few", lab.ada.id), hold=True, after=sets.BEGIN, limit=10
@@ -136,7 +142,17 @@ CASES: dict[str, tuple[Statement, str]] = {
         lambda conn, lab: attempts.to_forget(conn, "local", before=NOW, limit=10),
         "ix_attempts_to_forget",
     ),
+    "namespaces": (lambda conn, lab: attempts.namespaces(conn, "local"), "ix_attempts_live"),
+    "namespaces to forget": (
+        lambda conn, lab: attempts.namespaces(conn, "local"),
+        "ix_attempts_to_forget",
+    ),
+    "ended selftests": (lambda conn, lab: selftests.ended(conn, NOW, 10), "ix_jobs_selftests"),
 }
+# The index finds a set by its name.
+BY_NAME = re.compile(
+    r"ix_jobs_set \(group_id=\? AND set_name=\?|Index Cond: .*group_id = .*\bset_name\b\S* = "
+)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -150,3 +166,17 @@ def test_uses_its_index(full: Lab, case: str) -> None:
         assert whole != line or not line.startswith(("SCAN jobs", "SCAN attempts")), steps
         assert "Seq Scan on jobs" not in line, steps
         assert "Seq Scan on attempts" not in line, steps
+
+
+@pytest.mark.parametrize("case", ["one set", "failed_by_user"])
+def test_reads_only_the_set_it_is_about(full: Lab, case: str) -> None:
+    steps = plan(full, CASES[case][0])
+    assert BY_NAME.search(steps), steps
+
+
+# PostgreSQL may read so few jobs at once.
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("case", ["sets", "sets of a user"])
+def test_a_page_reads_only_the_sets_it_shows(full: Lab, case: str) -> None:
+    steps = plan(full, CASES[case][0])
+    assert BY_NAME.search(steps), steps
