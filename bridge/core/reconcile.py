@@ -137,8 +137,9 @@ class Reconciler:
         self._rules = rules
         self._half_life_s = half_life_s
         self._full_look_every_s = full_look_every_s
-        every_s = max(look_every_s, full_look_every_s)
-        self._absences = Absences(max(asleep_s, _ASLEEP_LOOKS * every_s))
+        self._absences = Absences(
+            max(asleep_s, _ASLEEP_LOOKS * look_every_s, _ASLEEP_LOOKS * full_look_every_s)
+        )
         self._patience = patience or Patience(ticks)
         self._clock = clock
         self._ticks = ticks
@@ -148,13 +149,9 @@ class Reconciler:
             db, connectors, patience=self._patience, half_life_s=half_life_s, clock=clock
         )
         # A stopped job at the scheduler still refuses a late create-only submit.
+        clocks = {"clock": clock, "ticks": ticks}
         self._forgetter = Forgetter(
-            db,
-            connectors,
-            patience=self._patience,
-            after_s=forget_after_s,
-            clock=clock,
-            ticks=ticks,
+            db, connectors, patience=self._patience, after_s=forget_after_s, **clocks
         )
 
     def step(self) -> int:

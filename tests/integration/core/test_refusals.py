@@ -457,6 +457,7 @@ def test_a_clock_that_is_put_back_silences_nobody(house: House, back_s: float) -
     feeder.step()
     feeder.close()
     assert house.job(done).state is JobState.COMPLETED
-    assert house.job(waiting).state is JobState.SUBMITTED  # by a claim that stands
-    assert len(house.scheduler.submits) == 2
+    assert house.job(waiting).state is JobState.SUBMITTED
+    # Its claim stands, unless it was made so far ahead that none is.
+    assert len(house.scheduler.submits) == 2 + bool(back_s)
     assert house.job(later).state is JobState.SUBMITTED
