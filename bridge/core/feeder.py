@@ -26,10 +26,10 @@ from bridge.core.write import end_attempt
 from bridge.db import attempts, identity, instance, selftests, usage
 from bridge.db import jobs as jobs_db
 from bridge.db import queue as queue_db
-from bridge.db.attempts import AttemptOfJob
+from bridge.db.attempts import CLOCKS_DIFFER_S, AttemptOfJob
 from bridge.db.engine import Connection, Transactions
 from bridge.errors import ConnectorUnavailable, JobRejected
-from bridge.models.attempt import AttemptSpec, Cause, Handle
+from bridge.models.attempt import Attempt, AttemptSpec, Cause, Handle
 from bridge.models.identity import Group
 from bridge.models.ids import new_id
 from bridge.models.job import JobState
@@ -312,7 +312,7 @@ class Feeder:
         token = one.attempt.claim_token
         assert token is not None
         points.reach(Point.HAND_OVER_BEFORE_CALL)
-        if self._clock() >= (one.attempt.claim_expires_at or 0.0):
+        if not _holds(one.attempt, self._clock()):
             # We were paused, or waited long for a thread. By now the attempt may have been
             # taken over, have ended, and be forgotten: a call would run it once more.
             return 0
@@ -361,6 +361,12 @@ class Feeder:
         _log.warning(
             "action=reject job=%s reason=%s recorded=%s", one.job.id, why.message, rejected
         )
+
+
+def _holds(claimed: Attempt, now: float) -> bool:
+    """Whether nobody else has taken the claim over; as for them, no claim is of the future."""
+    begun = claimed.claimed_at <= now + CLOCKS_DIFFER_S
+    return begun and now < (claimed.claim_expires_at or 0.0)
 
 
 def spec_of(one: AttemptOfJob, group: Group, avoid: tuple[str, ...] = ()) -> AttemptSpec:

@@ -80,7 +80,8 @@ class Sets:
         which = JobSet(caller.group.id, name, _only(caller))
         counts = self.get(caller, name).jobs
         first = self._db.read(lambda conn: sets_db.first_waiting(conn, which))
-        stands = f"Of {sum(counts.values()):,} jobs {_counted(counts)}."
+        total = sum(counts.values())
+        stands = f"Of {total:,} {'job' if total == 1 else 'jobs'} {_counted(counts)}."
         details: dict[str, object] = {"jobs": counts}
         if first is None:
             return Explanation(sentence=f"{stands} None waits.", details=details)

@@ -32,7 +32,7 @@ from bridge.models.ids import new_id
 from bridge.models.job import Job, Phase
 
 # Clocks of processes differ by less than this, seconds.
-_CLOCKS_DIFFER_S: Final = 60.0
+CLOCKS_DIFFER_S: Final = 60.0
 _COLUMNS: Final = tuple(attempts.c[field] for field in Attempt.__struct_fields__)
 # In the order of _new_row; the other columns start as NULL.
 _CLAIM: Final = Insertion(
@@ -143,7 +143,7 @@ def _expired(now: Any) -> ColumnElement[bool]:
 
 def _of_a_later_clock(now: Any) -> ColumnElement[bool]:
     """The clock was put back since, and would take long to reach the end of the claim again."""
-    return and_(attempts.c.claimed_at - _CLOCKS_DIFFER_S > now)
+    return and_(attempts.c.claimed_at - CLOCKS_DIFFER_S > now)
 
 
 _NOW: Final[Any] = bindparam("now")

@@ -111,16 +111,18 @@ def any_to_cancel(conn: Connection, which: JobSet) -> bool:
 
 def first_waiting(conn: Connection, which: JobSet) -> Job | None:
     """The waiting job of a set that has the most priority, then the oldest; one that is
-    held only when all are.
+    held only when all are, and one that was handed over only when no other waits.
     """
-    query = (
-        select(jobs.c.id)
-        .where(_in(which), jobs.c.state == JobState.RECEIVED.value)
-        .order_by(jobs.c.hold, jobs.c.priority.desc(), jobs.c.id)
-        .limit(1)
-    )
-    found = conn.execute(query).scalar()
-    return None if found is None else jobs_db.get(conn, UUID(bytes=found))
+    for state in (JobState.RECEIVED, JobState.SUBMITTED):
+        query = (
+            select(jobs.c.id)
+            .where(_in(which), jobs.c.state == state.value)
+            .order_by(jobs.c.hold, jobs.c.priority.desc(), jobs.c.id)
+            .limit(1)
+        )
+        if found := conn.execute(query).scalar():
+            return jobs_db.get(conn, UUID(bytes=found))
+    return None
 
 
 def with_runs(conn: Connection, which: JobSet, limit: int, before: UUID | None) -> list[UUID]:

@@ -7,11 +7,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from bridge import points
 from bridge.db import attempts, usage
 from bridge.errors import Conflict, Forbidden, InvalidRequest, JobRejected, NotFound, NotReady
 from bridge.models.attempt import AttemptSpec, AttemptState, Cause, Observed
 from bridge.models.identity import Caller
 from bridge.models.job import Job, JobState, NewJob, Phase
+from bridge.points import Point
 from tests.integration.core.conftest import House
 
 
@@ -259,6 +261,21 @@ class TestCrash:
     def test_a_claim_of_a_clock_that_is_a_little_ahead_stands(self, house: House) -> None:
         self.lost_claim(house)
         house.pass_time(-30)
+        house.restart()
+        house.step()
+        assert len(house.scheduler.submits) == 1
+
+    def test_nothing_is_handed_over_by_a_claim_of_the_future(self, house: House) -> None:
+        """Somebody else may have taken it over, and ended it, while we were paused."""
+
+        def put_back(point: Point) -> None:
+            if point is Point.HAND_OVER_BEFORE_CALL:
+                house.pass_time(-3600)
+
+        house.submit()
+        with points.install(put_back):
+            house.feeder.step()
+        assert house.scheduler.submits == []
         house.restart()
         house.step()
         assert len(house.scheduler.submits) == 1

@@ -196,11 +196,17 @@ class TestExplainASet:
         fill(house, 2, hold=True)
         assert "It is held" in house.sets.explain(house.ada, "scan").sentence
 
+    def test_what_was_handed_over_and_has_no_machine_waits_too(self, house: House) -> None:
+        job = house.submit(set="scan")
+        house.step()
+        said = house.sets.explain(house.ada, "scan")
+        assert f"The first that waits is {job.id}: It was handed over to local" in said.sentence
+
     def test_nothing_waits(self, house: House) -> None:
         job = house.submit(set="scan")
         house.jobs.cancel(house.ada, job.id)
         said = house.sets.explain(house.ada, "scan")
-        assert (said.sentence, said.ahead) == ("Of 1 jobs 1 is canceled. None waits.", None)
+        assert (said.sentence, said.ahead) == ("Of 1 job 1 is canceled. None waits.", None)
         with pytest.raises(NotFound):
             house.sets.explain(house.add_user("bob"), "scan")
 
