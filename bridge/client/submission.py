@@ -29,6 +29,7 @@ from bridge.errors import (
     Forbidden,
     InvalidRequest,
     NotReady,
+    OverQuota,
     TooLarge,
 )
 
@@ -204,14 +205,17 @@ class Submitter:
         for attempt in range(_TRIES):
             try:
                 answers = self._post(batch, request)
+            except (TooLarge, OverQuota) as error:
+                if len(batch) == 1:
+                    self._take_back(batch, error)
+                    raise
+                # A quota refuses all or nothing: halves fill it to the last job.
+                half = len(batch) // 2
+                yield from self._hand_in(batch[:half], request)
+                yield from self._hand_in(batch[half:], request)
+                return
             except _REFUSED as error:
-                if isinstance(error, TooLarge) and len(batch) > 1:
-                    half = len(batch) // 2
-                    yield from self._hand_in(batch[:half], request)
-                    yield from self._hand_in(batch[half:], request)
-                    return
-                for uploaded in batch:
-                    self._withdraw(uploaded)
+                self._take_back(batch, error)
                 raise
             postponed = []
             for uploaded, answer in zip(batch, answers, strict=True):
@@ -223,6 +227,12 @@ class Submitter:
                 return
             batch = postponed
             time.sleep(min(0.5 * 2**attempt, 10))
+
+    def _take_back(self, batch: list[_Uploaded], error: BridgeError) -> None:
+        """Withdraw what is refused for good; what is over a quota is handed in again later."""
+        if isinstance(error, _REFUSED):
+            for uploaded in batch:
+                self._withdraw(uploaded)
 
     def _post(self, batch: list[_Uploaded], request: Request) -> list[dict[str, Any]]:
         answers = self._api.post("jobs", body=[_body(item, request) for item in batch])

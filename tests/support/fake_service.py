@@ -21,6 +21,7 @@ Answer = tuple[int, Any]
 
 SECRET = "nbapi_" + "a" * 52
 COMPUTE_SECRET = "nbcompute_" + "c" * 52
+_FINAL = frozenset({"completed", "failed", "canceled"})
 NOW = "2026-01-31T12:00:00.000Z"
 
 
@@ -49,6 +50,7 @@ class FakeService:
     group_token: str = "abcdefgh"
     code_bucket: str = "code-abcdefgh"
     page: int = 1000
+    quota: int = 0  # most jobs that wait or run; 0: any number
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, method: str, path: str) -> int:
@@ -182,6 +184,8 @@ class FakeService:
     def _about_jobs(self, route: tuple[str, ...], query: dict[str, str], body: Any) -> Answer:
         match route:
             case "POST", "jobs":
+                if self._is_over(body):
+                    return 429, {"error": "over_quota", "detail": "Over the limit of ada."}
                 if isinstance(body, list):
                     return 200, [{"status": 201, "id": self.take(item)["id"]} for item in body]
                 return 201, self.take(body)
@@ -192,6 +196,13 @@ class FakeService:
             case "POST", "jobs", job_id, verb if job_id in self.jobs:
                 return self._steer(self.jobs[job_id], verb, body)
         return 404, {"error": "not_found", "detail": "No such job or not your job."}
+
+    def _is_over(self, body: Any) -> bool:
+        known = {job["bucket_id"] for job in self.jobs.values()}
+        sent = body if isinstance(body, list) else [body]
+        more = sum(item["bucket_id"] not in known for item in sent)
+        live = sum(job["state"] not in _FINAL for job in self.jobs.values())
+        return bool(self.quota) and live + more > self.quota
 
     def _list(self, query: dict[str, str]) -> Answer:
         newest = sorted(self.jobs.values(), key=lambda job: str(job["id"]), reverse=True)
@@ -206,7 +217,7 @@ class FakeService:
         return 200, {"jobs": page, "next": page[-1]["id"] if len(wanted) > size else None}
 
     def _steer(self, job: dict[str, Any], verb: str, body: Any) -> Answer:
-        if verb == "prune" and job["state"] not in {"completed", "failed", "canceled"}:
+        if verb == "prune" and job["state"] not in _FINAL:
             return 409, {"error": "conflict", "detail": "The job has not ended.", "hint": "Wait."}
         if verb == "retry" and job["state"] not in {"failed", "canceled"}:
             return 409, {"error": "conflict", "detail": "The job did not fail.", "hint": "Wait."}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ import pytest
 import bridge
 from bridge.client import handle, submission
 from bridge.client.storage import Storage
-from bridge.errors import Conflict, FolderError, Forbidden, InvalidRequest, Unreachable
+from bridge.errors import (
+    Conflict,
+    FolderError,
+    Forbidden,
+    InvalidRequest,
+    OverQuota,
+    Unreachable,
+)
 from tests.support.fake_service import SECRET, FakeService
 from tests.support.poll import free_port
 from tests.support.s3 import S3
@@ -186,6 +194,37 @@ def test_many_too_large_an_array_is_halved(
     fake.script("POST", "/v1/jobs", 413, {"error": "too_large", "detail": "4 MB at most"})
     assert all(outcome.new for outcome in stream)
     assert [len(b) for _, p, b in fake.requests if p == "/v1/jobs"] == [1, 4, 2, 2]
+
+
+def test_many_a_quota_is_filled_and_then_said(
+    client: bridge.Client, fake: FakeService, tmp_path: Path, s3: S3
+) -> None:
+    folders = list(_folders(tmp_path, 20))
+    fake.quota = 7
+    stream = client.submit_many(folders, "a:1", "true")
+    assert [outcome.folder for outcome in islice(stream, 7)] == folders[:7]
+    with pytest.raises(OverQuota, match="limit of ada"):
+        next(stream)
+    assert len(fake.jobs) == 7
+    # What did not fit goes on with the next call, in the buckets that it has.
+    fake.quota = 0
+    uploaded = (folders[7] / "leruli.bucket").read_text()
+    again = list(client.submit_many(folders, "a:1", "true"))
+    assert sum(outcome.new for outcome in again) == 13
+    assert (folders[7] / "leruli.bucket").read_text() == uploaded
+
+
+def test_one_over_a_quota_is_refused_at_once_and_finished_later(
+    client: bridge.Client, fake: FakeService, tmp_path: Path
+) -> None:
+    first, second = _folders(tmp_path, 2)
+    fake.quota = 1
+    job = client.submit(first, "a:1", "true")
+    with pytest.raises(OverQuota):
+        client.submit(second, "a:1", "true")
+    assert fake.count("POST", "/v1/jobs") == 2
+    fake.end(job.id)
+    assert client.submit(second, "a:1", "true").id in fake.jobs
 
 
 def test_unwritable_folder_is_named(

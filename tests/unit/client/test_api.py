@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from urllib.parse import unquote
@@ -84,6 +86,30 @@ def test_rate_limit_is_waited_out_also_for_what_is_sent_once(fake: FakeService, 
     assert api.post("users", body={"name": "x"}, repeatable=False)["secret"]
 
 
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_a_quota_is_not_waited_for(fake: FakeService, api: Api, repeatable: bool) -> None:
+    body = {"error": "over_quota", "detail": "Over the limit of 20.", "hint": "Later."}
+    fake.script("POST", "/v1/sets/s/retry", 429, body, Retry_After="60")
+    with pytest.raises(errors.OverQuota, match="limit of 20"):
+        api.post("sets", "s", "retry", repeatable=repeatable)
+    assert fake.count("POST", "/v1/sets/s/retry") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [(429, "Asked to slow down, going on in 1 s."), (503, "The service is not ready, going on")],
+)
+def test_waiting_is_told_but_not_all_the_time(
+    fake: FakeService, status: int, sentence: str
+) -> None:
+    told: list[str] = []
+    for _ in range(2):
+        fake.script("GET", "/v1/whoami", status, {"error": "x"}, Retry_After="1")
+    assert Api(fake.url, SECRET, tell=told.append).get("whoami")
+    (said,) = told
+    assert said.startswith(sentence)
+
+
 def test_something_else_listening_is_said(fake: FakeService, api: Api) -> None:
     fake.script("GET", "/v1/whoami", 404, b"<html>nginx</html>")
     with pytest.raises(errors.Unreachable, match="no word of nomad-bridge"):
@@ -96,6 +122,32 @@ def test_something_else_listening_is_said(fake: FakeService, api: Api) -> None:
 def test_nobody_listening_names_the_address() -> None:
     with pytest.raises(errors.Unreachable, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         Api("http://127.0.0.1:9", SECRET).get("whoami")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [(b"", "closed connection without response"), (b"SSH-2.0-x\r\n", "speaks no HTTP")],
+)
+def test_what_kept_an_answer_is_said_in_words(answer: bytes, why: str) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def answer_once() -> None:
+        with server.accept()[0] as connection:
+            connection.recv(1000)
+            connection.sendall(answer)
+
+    thread = threading.Thread(target=answer_once)
+    thread.start()
+    with server, pytest.raises(errors.Unreachable) as caught:
+        Api(f"http://127.0.0.1:{server.getsockname()[1]}", SECRET).post("users", repeatable=False)
+    thread.join()
+    assert caught.value.message.endswith(why)
+
+
+def test_a_refused_connection_names_no_object_of_a_library() -> None:
+    with pytest.raises(errors.Unreachable) as caught:
+        Api("http://127.0.0.1:9", SECRET).get("whoami")
+    assert caught.value.message == "http://127.0.0.1:9 cannot be reached: Connection refused"
 
 
 def test_a_proxy_is_not_asked_for_this_machine(
