@@ -59,6 +59,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the state is final."""
         return self.state in FINAL
 
+    @property
+    def held(self) -> bool:
+        """Whether it waits until it is released."""
+        return self.hold and self.state is JobState.RECEIVED
+
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a job. ``native_id``, its name at the scheduler, is given to admins only."""

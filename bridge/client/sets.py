@@ -12,7 +12,8 @@ from typing import Final
 
 from bridge.client import waiting
 from bridge.client.answers import Attempt, Explanation, Job, JobSet, decode
-from bridge.client.api import Api
+from bridge.client.api import Api, Tell
+from bridge.models.job import JobState
 
 _WORKERS: Final = 8
 # Jobs that are read ahead of the workers.
@@ -23,7 +24,8 @@ class Sets:
     """The sets of one caller: the own jobs in them, for an admin the group's.
 
     Every method raises NotFound for a set without such jobs. ``jobs`` gives those of a
-    set, newest first; ``delete`` deletes the data of one.
+    set, newest first; ``delete`` deletes the data of one. ``tell`` hears, in a sentence,
+    why a wait takes longer.
     """
 
     def __init__(
@@ -32,8 +34,10 @@ class Sets:
         *,
         jobs: Callable[[str], Iterator[Job]],
         delete: Callable[[Job], object],
+        tell: Tell | None = None,
     ) -> None:
         self._api = api
+        self._tell = tell
         self._jobs = jobs
         self._delete = delete
 
@@ -66,7 +70,19 @@ class Sets:
 
         Raises NotDone when the time is over.
         """
-        return waiting.until_set_ended(lambda: self.status(name), timeout=timeout, report=report)
+        return waiting.until_set_ended(
+            lambda: self.status(name),
+            count_held=lambda: self._held(name),
+            timeout=timeout,
+            report=report,
+            tell=self._tell,
+        )
+
+    def _held(self, name: str) -> waiting.Held:
+        """How many of its jobs are held, by a page of those that wait."""
+        answer = self._api.get("jobs", set=name, state=str(JobState.RECEIVED), limit=_PAGE)
+        waits = [decode(item, Job) for item in answer["jobs"]]
+        return waiting.Held(sum(job.held for job in waits), or_more=bool(answer.get("next")))
 
     def cancel(self, name: str) -> int:
         """Ask that the live jobs stop; returns how many were asked. Repeatable."""

@@ -24,7 +24,7 @@ from bridge.client.answers import (
     Who,
     decode,
 )
-from bridge.client.api import Api
+from bridge.client.api import Api, Tell
 from bridge.client.nodes import Nodes
 from bridge.client.sets import Sets
 from bridge.errors import ConfigError
@@ -59,6 +59,8 @@ class Client:
     Addresses and secrets come from the arguments, from a ``credentials`` file
     (by default the one that BRIDGE_CREDENTIALS names), or from the environment:
     ``BRIDGE_*``, then ``LERULI_*``. With ``as_admin`` the admin's secret is used.
+    ``tell`` hears, in a sentence, why something takes longer: the service asks to slow
+    down or is away, jobs that are waited for are held.
 
     A client may be used from several threads. Every method raises the errors of
     ``bridge.errors``: Unreachable when service or storage do not answer,
@@ -75,6 +77,7 @@ class Client:
         credentials: str | Path | None = None,
         *,
         as_admin: bool = False,
+        tell: Tell | None = None,
     ) -> None:
         server, access, key = s3 or (None, None, None)
         self._credentials = credentials_.load(
@@ -88,6 +91,7 @@ class Client:
         )
         self._credentials.require("url")
         self._as_admin = as_admin
+        self._tell = tell
 
     # Jobs
 
@@ -131,7 +135,8 @@ class Client:
         Folders that were submitted before are reported with their job. Call it
         again after it was broken off: nothing is submitted twice.
 
-        Raises what concerns all folders; what concerns one is in its outcome.
+        Raises what concerns all folders; what concerns one is in its outcome. Over a
+        quota it takes what fits and then raises OverQuota.
         """
         from bridge.client.submission import Request
 
@@ -166,15 +171,24 @@ class Client:
         timeout: float | None = None,
         *,
         report: waiting.Report | None = None,
+        lost: waiting.Lost | None = None,
     ) -> Sequence[Job]:
         """Wait until jobs have ended, however; returns them in order.
 
-        ``timeout`` in seconds. ``report`` is called with every job that changed.
+        ``timeout`` in seconds. ``report`` is called with every job that changed. With
+        ``lost``, jobs that do not exist are told to it and left out. Once the service
+        has answered, it may be away for ten minutes.
 
         Raises NotDone when the time is over.
         """
         return waiting.until_ended(
-            jobs, get=self.status, newest=self.list, timeout=timeout, report=report
+            jobs,
+            get=self.status,
+            newest=self.list,
+            timeout=timeout,
+            report=report,
+            lost=lost,
+            tell=self._tell,
         )
 
     def get(
@@ -235,7 +249,12 @@ class Client:
     @cached_property
     def sets(self) -> Sets:
         """Jobs that share a name, as one."""
-        return Sets(self._api, jobs=lambda name: self.list(set=name), delete=self._delete_data)
+        return Sets(
+            self._api,
+            jobs=lambda name: self.list(set=name),
+            delete=self._delete_data,
+            tell=self._tell,
+        )
 
     # Images
 
@@ -334,7 +353,7 @@ class Client:
     def _api_with(self, field: str) -> Api:
         self._credentials.require(field)
         given = self._credentials
-        return Api(given.url, getattr(given, field), ca_file=given.ca_file)
+        return Api(given.url, getattr(given, field), ca_file=given.ca_file, tell=self._tell)
 
     @cached_property
     def _storage(self) -> Storage:
