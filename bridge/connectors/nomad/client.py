@@ -387,7 +387,7 @@ class NomadClient:
     def _timeout(self) -> tuple[float, float]:
         left = self._limit_s()
         if left <= 0:
-            raise ConnectorUnavailable(
+            raise faults.NoAnswer(
                 "Nomad answers too slowly", "Look at the load of the Nomad servers."
             )
         return min(_CONNECT_TIMEOUT_S, left), left

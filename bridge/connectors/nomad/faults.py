@@ -40,6 +40,10 @@ _PLACES: Final = ("nonexistent node pool", "nonexistent namespace")
 _INVALID: Final = ("validation", "error occurred", "errors occurred", "exceeds", "too large")
 
 
+class NoAnswer(ConnectorUnavailable):
+    """Nomad was asked, and nothing came, or not in time: that is no word about what was asked."""
+
+
 def translated(
     fault: Exception, doing: str, *, registers: bool = False, setting: str = DEFAULT_SETTING
 ) -> ConnectorUnavailable | JobRejected:
@@ -54,7 +58,8 @@ def translated(
         invalid = _invalid(response, doing) if registers else None
         return invalid or _refusal(response, doing, setting)
     cause = _cause(fault)
-    return ConnectorUnavailable(
+    silent = isinstance(cause, requests.Timeout | requests.ConnectionError)
+    return (NoAnswer if silent else ConnectorUnavailable)(
         f"Nomad could not be asked to {doing}: {_transport(cause)}", _hint(cause), _LATER_S
     )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Self
+from typing import Final, Self
 
 from msgspec import Struct
 
@@ -14,6 +15,8 @@ STAGE_IN = "stage-in"
 MAIN = "main"
 STAGE_OUT = "stage-out"
 
+_EXIT_CODE: Final = re.compile(r"-?\d{1,10}", re.ASCII)
+_LARGEST_CODE: Final = 2**31 - 1
 _NO_DETAILS: Mapping[str, str] = {}
 
 
@@ -57,7 +60,10 @@ class Task(Struct, frozen=True):
     def exit_code(self) -> int | None:
         """The exit code of its program, or None when it did not end by itself."""
         code = (self.terminated or _NO_DETAILS).get("exit_code", "")
-        return int(code) if code.lstrip("-").isdigit() else None
+        # The word of a node, which may be anything.
+        if _EXIT_CODE.fullmatch(code) is None or abs(int(code)) > _LARGEST_CODE:
+            return None
+        return int(code)
 
     @property
     def exit_message(self) -> str:

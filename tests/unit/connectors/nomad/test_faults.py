@@ -49,7 +49,7 @@ def test_every_exception_of_python_nomad(kind: type[Exception]) -> None:
     for inner in (answer(500, "rpc error"), requests.ConnectionError("refused"), "text"):
         for registers in (False, True):
             error = translated(kind(inner), "ask", registers=registers)
-            assert type(error) is ConnectorUnavailable
+            assert isinstance(error, ConnectorUnavailable)
             assert error.retry_after > 0 and error.hint
 
 
@@ -58,7 +58,7 @@ def test_every_exception_of_requests(kind: Any) -> None:
     assert issubclass(kind, FAULTS)
     fault = kind.__new__(kind)  # their constructors differ
     error = translated(fault, "ask", registers=True)
-    assert type(error) is ConnectorUnavailable
+    assert isinstance(error, ConnectorUnavailable)
     assert error.retry_after > 0 and error.hint
 
 

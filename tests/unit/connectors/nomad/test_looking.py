@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from bridge.connectors.nomad.client import NomadClient
+from bridge.connectors.nomad.client import Connection, NomadClient
 from bridge.connectors.nomad.looking import Lookout
 from bridge.errors import ConnectorUnavailable
 from bridge.models.attempt import Cause, Handle, Observed
@@ -125,6 +126,130 @@ def test_what_there_was_no_time_for_comes_first_the_next_time(
         assert fresh or seen == set(some)
         seen |= set(now)
     assert seen == set(some)
+
+
+REFUSED = Answer(500, "json: error calling MarshalJSON for type time.Time: year outside of range")
+FAULTY: dict[str, Answer] = {
+    "refused": REFUSED,
+    "no JSON": Answer(200, "<html>"),
+    "another shape": Answer(200, [{"ID": 7}]),
+    "a time that none is": Answer(
+        200,
+        [
+            alloc(
+                "symlink",
+                f"{PREFIX}0",
+                TaskStates={"stage-out": {"State": "dead", "FinishedAt": "0000-01-01T00:00:00Z"}},
+            )
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+@pytest.mark.parametrize("count", [5, 10])
+def test_one_that_cannot_be_read_keeps_no_other_from_it(
+    client: NomadClient,
+    lookout: Lookout,
+    nomad: FakeNomad,
+    caplog: pytest.LogCaptureFixture,
+    fault: str,
+    count: int,
+) -> None:
+    faulty, *others = some = handles(count)
+    slow(nomad, some, 0)
+    # It spoils listings, too.
+    nomad.routes["GET", "/v1/allocations"] = REFUSED
+    nomad.routes["GET", f"/v1/job/{faulty.native_id}/allocations"] = FAULTY[fault]
+    for _ in range(3):
+        with client.within(5):
+            assert set(lookout.at(some)) == set(others)
+    told = [record.getMessage() for record in caplog.records if "native_id" in record.getMessage()]
+    assert len(told) == 1 and f"native_id={faulty.native_id} " in told[0]
+    slow(nomad, [faulty], 0)
+    with client.within(5):
+        assert set(lookout.at(some)) == set(some)
+
+
+def test_many_that_cannot_be_read_come_last(
+    client: NomadClient, lookout: Lookout, nomad: FakeNomad
+) -> None:
+    some = handles(8)
+    slow(nomad, some[5:], 0)
+    for one in some[:5]:
+        nomad.routes["GET", f"/v1/job/{one.native_id}/allocations"] = REFUSED
+    nomad.routes["GET", "/v1/status/leader"] = Answer(200, b'"127.0.0.1:4647"')
+    with client.within(5), pytest.raises(ConnectorUnavailable):
+        lookout.at(some)
+    with client.within(5):
+        assert set(lookout.at(some)) == set(some[5:])
+
+
+def test_one_that_takes_for_ever_keeps_no_other_waiting(
+    connection: Connection, nomad: FakeNomad
+) -> None:
+    client = NomadClient(structs.replace(connection, request_timeout_s=0.2))
+    lookout = Lookout(client, PREFIX)
+    some = handles(3)
+    slow(nomad, some[1:], 0)
+    slow(nomad, some[:1], 0.5)
+    nomad.routes["GET", "/v1/status/leader"] = Answer(200, b'"127.0.0.1:4647"')
+    with client.within(5), pytest.raises(ConnectorUnavailable):
+        lookout.at(some)
+    with client.within(5):
+        assert set(lookout.at(some)) == set(some[1:])
+
+
+@pytest.mark.parametrize(
+    ("leader", "narrow"),
+    [
+        (Answer(200, b'"127.0.0.1:4647"'), True),
+        (Answer(200, b'""'), False),
+        (Answer(500, "No cluster leader"), False),
+    ],
+)
+def test_nothing_read_at_a_nomad_that_answers_is_the_fault_of_this_place(
+    client: NomadClient, lookout: Lookout, nomad: FakeNomad, leader: Answer, narrow: bool
+) -> None:
+    """Other groups are looked after meanwhile."""
+    (one,) = handles(1)
+    nomad.routes["GET", f"/v1/job/{one.native_id}/allocations"] = REFUSED
+    nomad.routes["GET", "/v1/status/leader"] = leader
+    with client.within(5), pytest.raises(ConnectorUnavailable) as caught:
+        lookout.at([one])
+    assert caught.value.narrow is narrow and one.native_id in caught.value.message
+    nomad.routes["GET", "/v1/jobs"] = REFUSED
+    with client.within(5), pytest.raises(ConnectorUnavailable) as caught:
+        lookout.living(["g-lab"])
+    assert caught.value.narrow is narrow
+
+
+def test_a_nomad_that_refuses_everything_is_not_asked_about_everything(
+    client: NomadClient, lookout: Lookout, nomad: FakeNomad
+) -> None:
+    with client.within(5), pytest.raises(ConnectorUnavailable):
+        lookout.at(handles(200))
+    assert len(nomad.requests) < 8
+
+
+def test_what_lives_is_listed_with_what_cannot_be_read(
+    client: NomadClient, lookout: Lookout, nomad: FakeNomad
+) -> None:
+    faulty, other = handles(2)
+    state = {"State": "running", "StartedAt": "0000-01-01T00:00:00Z"}
+    nomad.routes["GET", "/v1/jobs"] = Answer(
+        200, [{"ID": one.native_id, "Status": "running"} for one in (faulty, other)]
+    )
+    nomad.routes["GET", "/v1/allocations"] = Answer(
+        200,
+        [
+            alloc("running", other.native_id),
+            alloc("running", faulty.native_id, TaskStates={"main": state}),
+        ],
+    )
+    with client.within(5):
+        seen = lookout.living(["g-lab"])
+    assert (seen[faulty].state, seen[other].state) == (Observed.UNKNOWN, Observed.RUNNING)
 
 
 def test_a_server_too_slow_for_one_answer_cannot_be_asked(

@@ -195,6 +195,21 @@ def test_own_failure_is_not_hidden_by_a_failed_upload() -> None:
     assert seen.reason == "Exit code 3; its results could not be uploaded"
 
 
+@pytest.mark.parametrize(
+    "code", ["²", "--5", "9" * 5000, "٣", "1\n", "", "4294967296", "-9999999999"]
+)
+def test_an_exit_code_that_is_none_is_not_known(code: str) -> None:
+    """Nomad passes on whatever a node says."""
+    told = event("Terminated", exit_code=code, oom_killed="false")
+    seen = look(OK, task("dead", event("Started"), told, failed=True), OK)
+    assert (seen.cause, seen.exit_code) == (Cause.INTERNAL, None)
+
+
+@pytest.mark.parametrize("code", [-1, 2**31 - 1, -(2**31) + 1])
+def test_exit_codes_of_other_systems(code: int) -> None:
+    assert look(OK, ran(code), OK).exit_code == code
+
+
 def test_superseded_counts_whatever_the_program_did() -> None:
     assert look(OK, ran(3), ran(10)).cause is Cause.WITHDRAWN
 
