@@ -116,6 +116,7 @@ def _findings(config: Config) -> Iterator[Finding]:
         client_cert=config.nomad.client_cert,
         forget_after_s=config.queue.forget_after_s,
         node_lost_after_s=config.queue.node_lost_after_s,
+        upload_limit_s=max(config.queue.upload_limit_s, config.queue.upload_patience_s),
     )
     agent = Probe(app.nomad_connection(config, _environment_token() or first))
     keeper = NodeKeeper(second(connection, nodes))

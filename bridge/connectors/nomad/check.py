@@ -48,6 +48,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     client_cert: Path | None
     forget_after_s: float
     node_lost_after_s: float
+    upload_limit_s: float
 
 
 class Probe(NomadClient):
@@ -163,6 +164,7 @@ class Checks:
             settings,
             forget_after_s=self._asked.forget_after_s,
             node_lost_after_s=self._asked.node_lost_after_s,
+            upload_limit_s=self._asked.upload_limit_s,
         )
 
     def _enrolment(self) -> Iterator[Finding]:

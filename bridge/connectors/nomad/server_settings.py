@@ -62,10 +62,11 @@ class Agent(Struct, frozen=True):
 
 
 def judge(
-    settings: Settings, *, forget_after_s: float, node_lost_after_s: float
+    settings: Settings, *, forget_after_s: float, node_lost_after_s: float, upload_limit_s: float
 ) -> Iterator[Finding]:
     """One finding for each thing that the bridge depends on. Times in seconds: how long
-    the bridge leaves ended attempts at Nomad, and when it gives up a lost node.
+    the bridge leaves ended attempts at Nomad, when it gives up a lost node, and how long
+    the results of an attempt may be uploaded.
     """
     yield from _tls(settings.tls)
     yield _finding(
@@ -87,7 +88,9 @@ def judge(
         "it is off: changes are seen late",
         "Set server { enable_event_broker = true }.",
     )
-    yield _memory(settings.server, _AS_LONG * forget_after_s, _AS_LONG * node_lost_after_s)
+    # An attempt whose program has failed is over for Nomad, though it still uploads.
+    needed = max(_AS_LONG * forget_after_s, upload_limit_s)
+    yield _memory(settings.server, needed, _AS_LONG * node_lost_after_s)
 
 
 def seconds(duration: str) -> float:
@@ -125,8 +128,8 @@ def _memory(server: Server, needed: float, needed_of_nodes: float) -> Finding:
         "garbage collection",
         not short,
         "; ".join(short),
-        "Raise it in the server block of every server, or lower queue.forget_after_s and "
-        "queue.node_lost_after_s.",
+        "Raise it in the server block of every server, or lower what asks for it: "
+        "queue.upload_limit_s, queue.forget_after_s or queue.node_lost_after_s.",
     )
 
 

@@ -32,6 +32,8 @@ data_dir: {folder}
 connectors: [nomad]
 storage:
   embedded: false
+queue:
+  upload_limit_s: 3600  # as long as Nomad remembers by default, or less
 nomad:
   address: {nomad.address}
   ca_file: {nomad.ca_file}
@@ -269,3 +271,4 @@ def test_servers_that_let_anybody_in_and_forget_too_soon(tmp_path: Path) -> None
     assert set(found) == {"introduction of machines", "event stream", "garbage collection"}
     assert "job_gc_threshold is 5m" in found["garbage collection"]["detail"]
     assert "batch" not in found["garbage collection"]["detail"]
+    assert "queue.upload_limit_s" in found["garbage collection"]["remedy"]

@@ -37,6 +37,7 @@ def look(connection: Connection, nomad: FakeNomad) -> Look:
             "client_cert": None,
             "forget_after_s": 600,
             "node_lost_after_s": 600,
+            "upload_limit_s": 3600,
         }
         probe = Probe(connection)
         keeper = NodeKeeper(second(connection, "second"))

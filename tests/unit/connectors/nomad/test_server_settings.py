@@ -18,7 +18,12 @@ RECORDED = json.loads(
 HOUR = 3600.0
 
 
-def wrong(forget_after_s: float = 600, node_lost_after_s: float = 600, **changes: Any) -> Any:
+def wrong(
+    forget_after_s: float = 600,
+    node_lost_after_s: float = 600,
+    upload_limit_s: float = 1200,
+    **changes: Any,
+) -> Any:
     """The findings that are not fine, when parts of the recorded configuration differ."""
     raw = copy.deepcopy(RECORDED)
     for name, value in changes.items():
@@ -30,7 +35,12 @@ def wrong(forget_after_s: float = 600, node_lost_after_s: float = 600, **changes
         part[last] = value
     settings = msgspec.convert(raw, Agent).config
     found = list(
-        judge(settings, forget_after_s=forget_after_s, node_lost_after_s=node_lost_after_s)
+        judge(
+            settings,
+            forget_after_s=forget_after_s,
+            node_lost_after_s=node_lost_after_s,
+            upload_limit_s=upload_limit_s,
+        )
     )
     assert all(one.remedy and one.detail for one in found if not one.ok)
     return {one.what: one for one in found if not one.ok}
@@ -63,6 +73,16 @@ def test_what_is_too_short_depends_on_what_the_bridge_needs() -> None:
     assert wrong(Server__JobGCThreshold="20m") == {}
     found = wrong(forget_after_s=3 * HOUR)
     assert "job_gc_threshold is 4h, needed is 6:00:00" in found["garbage collection"].detail
+
+
+def test_a_failed_run_is_remembered_as_long_as_it_may_upload() -> None:
+    """Nomad counts from the end of the program."""
+    short = wrong(upload_limit_s=24 * HOUR)["garbage collection"]
+    assert short.detail == "job_gc_threshold is 4h, needed is 1 day, 0:00:00"
+    assert "queue.upload_limit_s" in short.remedy
+    assert wrong(upload_limit_s=24 * HOUR, Server__JobGCThreshold="24h") == {}
+    both = wrong(upload_limit_s=25 * HOUR, Server__JobGCThreshold="24h")["garbage collection"]
+    assert "batch_eval_gc_threshold is 24h, needed is 1 day, 1:00:00" in both.detail
 
 
 @pytest.mark.parametrize(
