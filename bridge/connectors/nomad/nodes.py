@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from bridge.connectors.nomad.client import NomadClient
+from bridge.connectors.nomad.faults import NoAnswer
 from bridge.connectors.nomad.jobspec import MHZ_PER_CORE
 from bridge.connectors.nomad.keeper import NodeKeeper
 from bridge.connectors.nomad.use import Use, disk_mb, memory_mb, mhz, out_of_order
 from bridge.connectors.nomad.wire import FullNode, Node
+from bridge.errors import ConnectorUnavailable
 from bridge.models.node import NodeStatus, NodeView
 
 _PAGE: Final = 1000
@@ -21,6 +23,8 @@ _VERSIONS: Final = {
     "docker": "driver.docker.version",
     "kernel": "kernel.version",
 }
+# Nomad without a leader refuses everything, each time after some seconds.
+_REFUSED_IN_A_ROW: Final = 3
 _GONE: Final = FullNode("", 0, NodeStatus.DOWN)
 
 
@@ -65,18 +69,27 @@ class NodeRoom:
         self._keeper = keeper
         self._prefix = prefix
         self._full: dict[str, FullNode] = {}
+        self._unread: set[str] = set()
         self._lock = threading.Lock()
 
     def views(self) -> list[NodeView]:
         """Every node of every pool. One of which Nomad shows a newer state is read in
-        full; the others are as they were read last.
+        full; the others are as they were read last, and so is one that cannot be read now.
+
+        One that never was read cannot be shown, and left out it would look forgotten: then
+        ConnectorUnavailable, and the next call goes on with those that lack.
         """
         with self._lock:
             stubs = [node for page in self._client.nodes(_PAGE) for node in page]
             pages = self._client.live_allocations(_ALL_NAMESPACES, _PAGE)
             use = Use.of((alloc for page in pages for alloc in page), self._prefix)
-            self._full = {stub.id: self._in_full(stub) for stub in stubs}
-            return [view(stub, self._full[stub.id], use) for stub in stubs]
+            fault = self._read([stub for stub in stubs if self._has_changed(stub)])
+            known = {stub.id: self._full[stub.id] for stub in stubs if stub.id in self._full}
+            self._full = known
+            self._unread &= {stub.id for stub in stubs}
+            if fault is not None and len(known) < len(stubs):
+                raise fault
+            return [view(stub, known[stub.id], use) for stub in stubs]
 
     def set_eligible(self, node_id: str, eligible: bool) -> None:
         """Whether a node may be given new attempts; True ends a drain."""
@@ -98,9 +111,27 @@ class NodeRoom:
         else:
             self._keeper.drain(node_id, 0)
 
-    def _in_full(self, stub: Node) -> FullNode:
+    def _has_changed(self, stub: Node) -> bool:
         known = self._full.get(stub.id)
-        if known is not None and known.modify_index == stub.modify_index:
-            return known
-        # Forgotten by Nomad since it was listed: the next listing will not have it.
-        return self._client.node(stub.id) or _GONE
+        return known is None or known.modify_index != stub.modify_index
+
+    def _read(self, stubs: Iterable[Node]) -> ConnectorUnavailable | None:
+        """Read nodes in full, as many as can be; the last error. What could not be read
+        comes last the next time.
+        """
+        fault: ConnectorUnavailable | None = None
+        refused = 0
+        for stub in sorted(stubs, key=lambda one: one.id in self._unread):
+            try:
+                # None: forgotten by Nomad since it was listed, and not in the next listing.
+                self._full[stub.id] = self._client.node(stub.id) or _GONE
+            except ConnectorUnavailable as error:
+                fault, refused = error, refused + 1
+                if self._client.seconds_left() > 0:
+                    self._unread.add(stub.id)
+                if isinstance(error, NoAnswer) or refused == _REFUSED_IN_A_ROW:
+                    break
+            else:
+                refused = 0
+                self._unread.discard(stub.id)
+        return fault

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import Any
 
 import msgspec
 import pytest
 
 from bridge.connectors.base import Links, Nodes
-from bridge.connectors.nomad.client import Connection
+from bridge.connectors.nomad.client import Connection, NomadClient
 from bridge.connectors.nomad.connector import NomadConnector
-from bridge.connectors.nomad.nodes import view
+from bridge.connectors.nomad.keeper import NodeKeeper, second
+from bridge.connectors.nomad.nodes import NodeRoom, view
 from bridge.connectors.nomad.use import Use
 from bridge.connectors.nomad.wire import FullNode, Held, Node
 from bridge.errors import ConnectorUnavailable
@@ -160,6 +163,65 @@ def test_what_cannot_be_asked_is_never_no_nodes(
     nomad.routes["GET", "/v1/nodes"] = Answer(404, "Invalid URL path")
     with pytest.raises(ConnectorUnavailable):
         connector.nodes()
+
+
+def test_a_pool_larger_than_one_call_has_time_for_is_read_in_several(
+    connection: Connection, nomad: FakeNomad
+) -> None:
+    client = NomadClient(connection)
+    room = NodeRoom(client, NodeKeeper(second(connection, SECOND_TOKEN)), "bridge-x-")
+    names = [f"n{number}" for number in range(8)]
+    listing(nomad, *(stub(name) for name in names))
+    for name in names:
+
+        def answer(_: Request, name: str = name) -> Answer:
+            time.sleep(0.1)
+            return Answer(200, full(name))
+
+        nomad.routes["GET", f"/v1/node/{name}"] = answer
+    for _ in range(6):
+        with contextlib.suppress(ConnectorUnavailable), client.within(0.5):
+            assert [node.id for node in room.views()] == names
+            break
+    else:
+        raise AssertionError("never read all of them")
+    listing(nomad, stub("n7"))
+    with client.within(0.5):
+        assert [node.id for node in room.views()] == ["n7"]
+
+
+def test_a_node_that_cannot_be_read_now_is_as_it_was(
+    connector: NomadConnector, nomad: FakeNomad
+) -> None:
+    listing(nomad, stub("n1"), stub("n2"))
+    connector.nodes()
+    listing(nomad, stub("n1", ModifyIndex=6, Status="down"), stub("n2", ModifyIndex=6))
+    nomad.routes["GET", "/v1/node/n1"] = Answer(500, "rpc error")
+    nomad.routes["GET", "/v1/node/n2"] = Answer(
+        200, full("n2", ModifyIndex=6, Meta=META | {"bridge_generation": "gen8"})
+    )
+    for _ in range(2):
+        one, two = connector.nodes()
+        assert (one.status, one.generation, two.generation) == (NodeStatus.DOWN, "gen7", "gen8")
+
+
+def test_a_node_that_never_could_be_read_is_not_left_out(
+    connector: NomadConnector, nomad: FakeNomad
+) -> None:
+    """It would be taken for one that Nomad has forgotten."""
+    some = [stub(f"n{number}") for number in range(8)]
+    listing(nomad, *some)
+    for number in range(4):
+        nomad.routes["GET", f"/v1/node/n{number}"] = Answer(500, "rpc error")
+    for _ in range(3):
+        with pytest.raises(ConnectorUnavailable):
+            connector.nodes()
+    listing(nomad, *some)
+    asked = len(nomad.requests)
+    assert len(connector.nodes()) == 8
+    # The others had been read.
+    read = [one.path for one in nomad.requests[asked:] if one.path.startswith("/v1/node/")]
+    assert sorted(read) == [f"/v1/node/n{number}" for number in range(4)]
 
 
 def accept(nomad: FakeNomad, *paths: str) -> None:
