@@ -83,6 +83,7 @@ class Capacity:
         self._nodes: tuple[float, list[Node]] | None = None
         self._held: dict[str, tuple[float, list[Held]]] = {}
         self._wishes: dict[str, Wish] = {}
+        self._least_memory_mb = 0
 
     def room(self, namespace: str, node_pool: str) -> Room:
         """What may be handed over now. Raises ConnectorUnavailable."""
@@ -97,6 +98,10 @@ class Capacity:
         nodes = [node for node in listed[1] if node.node_pool == node_pool]
         held = self._held[namespace][1]
         return measure(nodes, held, self._unplaced(namespace, held, now))
+
+    def takes_at_least(self, memory_mb: int) -> None:
+        """What each attempt takes of a machine, however little it asks for. In MiB."""
+        self._least_memory_mb = memory_mb
 
     def handed_over(self, spec: AttemptSpec) -> None:
         """Count an attempt that a listing may not show yet."""
@@ -161,4 +166,8 @@ class Capacity:
                 for native_id, wish in self._wishes.items()
                 if native_id not in placed and now - wish.at < _HEARD_WITHIN_S
             }
-            return [wish for wish in self._wishes.values() if wish.namespace == namespace]
+            return [
+                structs.replace(wish, memory_mb=max(wish.memory_mb, self._least_memory_mb))
+                for wish in self._wishes.values()
+                if wish.namespace == namespace
+            ]

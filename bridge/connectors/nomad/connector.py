@@ -14,7 +14,7 @@ from bridge.connectors.nomad.client import Connection, NomadClient
 from bridge.connectors.nomad.enrol import Enroller, Enrolment
 from bridge.connectors.nomad.events import Events, Pace
 from bridge.connectors.nomad.health import findings
-from bridge.connectors.nomad.jobspec import JsonObject, Settings, render
+from bridge.connectors.nomad.jobspec import JsonObject, Settings, render, staging_memory_mb
 from bridge.connectors.nomad.keeper import NodeKeeper, second
 from bridge.connectors.nomad.links import Links
 from bridge.connectors.nomad.looking import OVER, Lookout
@@ -199,6 +199,7 @@ class NomadConnector:
         with self._template_lock:
             if self._template is None:
                 self._template = load(self._client, self._hcl, self._job_file, namespace)
+                self._capacity.takes_at_least(staging_memory_mb(self._template))
             return self._template
 
 

@@ -52,6 +52,15 @@ def problems(job: JsonObject) -> list[str]:
     return list(_problems(job))
 
 
+def staging_memory_mb(template: JsonObject) -> int:
+    """Memory in MiB that a job takes however little its program asks for: Nomad counts the
+    largest of its tasks.
+    """
+    tasks = template["TaskGroups"][0]["Tasks"]
+    staging = [task["Resources"] for task in tasks if task["Name"] in (STAGE_IN, STAGE_OUT)]
+    return max((int(one.get("MemoryMB") or 0) for one in staging), default=0)
+
+
 def render(template: JsonObject, spec: AttemptSpec, settings: Settings) -> JsonObject:
     """The Nomad job of an attempt. ``template`` has no ``problems`` and is not changed.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from bridge.connectors.base import Backlog, Pending
 from bridge.connectors.base import Capacity as CapacityContract
@@ -18,6 +19,7 @@ from bridge.errors import ConnectorUnavailable
 from bridge.models.attempt import AttemptSpec, Handle
 from tests.support.fake_nomad import Answer, FakeNomad, Request, Route
 from tests.support.room import free, largest
+from tests.unit.connectors.nomad import recorded
 
 HEALTHY = {"docker": {"Healthy": True}, "raw_exec": {"Healthy": True}}
 
@@ -34,14 +36,16 @@ def raw_node(name: str = "n1", *, cores: int = 4, memory: int = 8000, **changes:
     } | changes
 
 
-def raw_held(job: str, node: str = "n1", *, cores: int = 1, memory: int = 1000) -> Any:
+def raw_held(
+    job: str, node: str = "n1", *, cores: int = 1, memory: int = 1000, stage: int = 16
+) -> Any:
     def task(mhz: int, mib: int) -> Any:
         return {"Cpu": {"CpuShares": mhz}, "Memory": {"MemoryMB": mib}}
 
     tasks = {
-        "stage-in": task(50, 16),
+        "stage-in": task(50, stage),
         "main": task(1000 * cores, memory),
-        "stage-out": task(50, 16),
+        "stage-out": task(50, stage),
     }
     return {"JobID": job, "NodeID": node, "AllocatedResources": {"Tasks": tasks}}
 
@@ -270,6 +274,29 @@ def test_what_others_handed_over_counts(capacity: Capacity, clock: Clock) -> Non
     capacity.recall([waiting])
     clock.now += 61
     assert free(capacity.room("g-lab", "g-lab"))[0] == 3
+
+
+def test_a_small_attempt_takes_what_staging_needs(capacity: Capacity) -> None:
+    """As Nomad counts, once it shows it: the largest of its tasks."""
+    capacity.handed_over(spec("bridge-x-2"))
+    capacity.recall([Pending(Handle("bridge-x-3", "g-lab"), 1, 64)])
+    capacity.takes_at_least(256)
+    assert free(capacity.room("g-lab", "g-lab")) == (1, 8000 - 1000 - 1000 - 256)
+
+
+def test_the_connector_knows_what_staging_needs(connection: Connection, nomad: FakeNomad) -> None:
+    nomad.routes["POST", "/v1/jobs/parse"] = Answer(200, recorded.template())
+    nomad.routes["POST", "/v1/validate/job"] = Answer(200, {})
+    nomad.routes["POST", "/v1/jobs"] = Answer(200, {})
+    nomad.routes["GET", "/v1/nodes"] = listing([raw_node()])
+    nomad.routes["GET", "/v1/allocations"] = Answer(200, [])
+    connector = NomadConnector(connection, prefix="bridge-x-")
+    connector.submit(structs.replace(spec("bridge-x-1"), memory_mb=64))
+    room = connector.room("g-lab", "g-lab")
+    small = raw_held("bridge-x-1", memory=64, stage=256)
+    nomad.routes["GET", "/v1/allocations"] = Answer(200, [small])
+    shown = NomadConnector(connection, prefix="bridge-x-").room("g-lab", "g-lab")
+    assert free(room) == free(shown) == (3, 8000 - 256)
 
 
 def test_the_connector_has_it(connection: Connection, nomad: FakeNomad) -> None:
