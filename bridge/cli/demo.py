@@ -240,7 +240,7 @@ def _print_results(inputs: Path, results: Path) -> None:
     columns = (
         "MOLECULE",
         "ATOMS",
-        "NUCLEAR REPULSION / Ha",
+        "REPULSION / Ha",
         "BONDS",
         "SHORTEST / Å",
         "LONGEST / Å",

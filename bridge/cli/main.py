@@ -26,6 +26,7 @@ from bridge.cli import (
     reports,
     steering,
     storage,
+    submit,
     user,
 )
 from bridge.cli.options import Session
@@ -92,6 +93,7 @@ for _module in (
     reports,
     steering,
     storage,
+    submit,
     user,
 ):
     for _command in _module.COMMANDS:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 import click
+
+from bridge.cli import output
+from bridge.errors import InvalidRequest, NotFound
+from bridge.models.job import JobState
 
 if TYPE_CHECKING:
     from bridge.client.workflow import Client
@@ -21,6 +27,21 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
 _MEBIBYTES: Final = {"": 1, "M": 1, "MIB": 1, "MB": 1, "G": 1024, "GIB": 1024, "GB": 1024}
 _AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+# Where the service says that a field is wrong: $.cores, $[3].cores of an array, ?state.
+_PLACE: Final = re.compile(r"(?:\$(?:\[\d+\])?\.|\?)(?=(\w+))")
+_OPTIONS: Final = {
+    "image": "IMAGE",
+    "name": "--name",
+    "set": "--set",
+    "user": "--user",
+    "cores": "--cores",
+    "memory_mb": "--memory",
+    "oom_retry_mb": "--oom-retry",
+    "time_limit_s": "--time",
+    "priority": "--priority",
+}
+# Fields that are no word of a sentence.
+_FIELDS: Final = re.compile(r"\b(memory_mb|oom_retry_mb|time_limit_s)\b")
 
 
 @dataclass(frozen=True)
@@ -35,7 +56,10 @@ class Session:
         from bridge.client.workflow import Client
 
         wanted = self.as_admin if as_admin is None else as_admin
-        return Client(credentials=self.credentials, as_admin=wanted)
+        context = click.get_current_context(silent=True)
+        as_json = bool(context and context.find_root().meta.get("json"))
+        tell = partial(output.tell, as_json=as_json)
+        return Client(credentials=self.credentials, as_admin=wanted, tell=tell)
 
     def admin(self) -> Client:
         """A client for what only admins may do: their secret, if there is one."""
@@ -116,12 +140,67 @@ def as_json(command: F) -> F:
     return option(command)
 
 
+@contextmanager
+def named() -> Iterator[None]:
+    """Within it, what the service says of a field is said of the option that it came from."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise InvalidRequest(of_options(error.message), of_options(error.hint)) from error
+
+
+def of_options(text: str) -> str:
+    """A sentence of the service about a submission, with options in place of its fields."""
+    place = _PLACE.match(text)
+    if place and place[1] in _OPTIONS:
+        text = _OPTIONS[place[1]] + text[place.end(1) :]
+    return _FIELDS.sub(lambda field: _OPTIONS[field[1]], text)
+
+
+def limit(command: F) -> F:
+    """The option ``--limit`` of what lists the newest."""
+    option = click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        default=50,
+        show_default=True,
+        metavar="N",
+        help="At most so many.",
+    )
+    return option(command)
+
+
+def state(command: F) -> F:
+    """The option ``--state``."""
+    words = click.Choice([str(word) for word in JobState])
+    option = click.option("--state", type=words, help="Only jobs in this state.")
+    return option(command)
+
+
 @dataclass(frozen=True)
 class Target:
-    """A job to act on, and the folder it was named by, if it was."""
+    """A job to act on, as it was named: by a word, or by the folder that was submitted."""
 
-    job: str
-    folder: Path | None
+    word: str = ""
+    folder: Path | None = None
+
+    @cached_property
+    def job(self) -> str:
+        """The job's id.
+
+        Raises NotFound when the word is no id or the folder was not submitted, FolderError
+        when that cannot be read.
+        """
+        from bridge.client import handle
+
+        if self.folder is not None:
+            return handle.require_job_id(self.folder)
+        if not _is_id(self.word):
+            raise NotFound(
+                f"{self.word} is neither a folder nor a job id",
+                "Ids are shown by: nomad-bridge list.",
+            )
+        return self.word
 
 
 def targets(command: F) -> F:
@@ -163,17 +242,14 @@ def only_set(name: str, named: dict[str, Any]) -> None:
 
 
 def resolve(jobs: tuple[str, ...], dirs: tuple[Path, ...], globs: tuple[str, ...]) -> list[Target]:
-    """The jobs that were named. Raises NotFound for a folder that was not submitted."""
-    from bridge.client import handle
-
+    """What was named; whether these are jobs shows when each is asked for its job."""
     # A word may be a folder, and is one if the shell expanded an unquoted pattern.
     words = [Path(word) for word in jobs if not _is_id(word) and Path(word).is_dir()]
     folders = [*dirs, *expand(globs), *words]
     jobs = tuple(word for word in jobs if Path(word) not in words)
     if not jobs and not folders:
         folders = [Path()]
-    named = [Target(job, None) for job in jobs]
-    return named + [Target(handle.require_job_id(folder), folder) for folder in folders]
+    return [Target(job) for job in jobs] + [Target(folder=folder) for folder in folders]
 
 
 def _is_id(word: str) -> bool:

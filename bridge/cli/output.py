@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -60,6 +61,11 @@ _COLOURS: Final = {
 }
 
 
+def at_terminal() -> bool:
+    """Whether results are read by a person, and not by a program."""
+    return sys.stdout.isatty()
+
+
 def colour(state: str) -> str:
     """The colour of a job's or node's state; empty for a word that is none."""
     return _COLOURS.get(state, "")
@@ -70,17 +76,46 @@ def exit_code(error: BridgeError) -> int:
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), FAILED)
 
 
-def show_error(error: BridgeError, *, as_json: bool = False) -> None:
-    """An error and what to do about it, on standard error."""
+def tell(sentence: str, *, as_json: bool = False) -> None:
+    """Something to know beside the results, on standard error."""
+    _say(json.dumps({"note": sentence}) if as_json else sentence)
+
+
+def _say(text: str) -> None:
+    # By name: err=True would write past a progress bar, into its line.
+    click.echo(text, file=sys.stderr)
+
+
+def show_error(
+    error: BridgeError,
+    *,
+    as_json: bool = False,
+    job: str | None = None,
+    folder: Path | None = None,
+    not_tried: int = 0,
+    with_hint: bool = True,
+) -> None:
+    """An error and what to do about it, on standard error.
+
+    ``job`` and ``folder`` say which of several jobs it is about, ``not_tried`` how many
+    were left alone after it.
+    """
+    hint = error.hint if with_hint else ""
+    if not_tried:
+        hint = f"{hint} {count(not_tried, 'more job')} not tried.".strip()
     if as_json:
         from bridge.client.api import word_of
 
-        shape = {"error": word_of(error), "detail": error.message, "hint": error.hint}
-        click.echo(json.dumps(shape), err=True)
+        shape: dict[str, str | None]
+        shape = {"error": word_of(error), "detail": error.message, "hint": hint}
+        if job or folder:
+            shape |= {"job": job, "folder": str(folder) if folder else None}
+        _say(json.dumps(shape))
         return
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {error.message}", err=True)
-    if error.hint:
-        click.echo(error.hint, err=True)
+    which = f"{folder} ({job}): " if folder and job else f"{job}: " if job else ""
+    _say(f"{click.style('Error:', fg='red', bold=True)} {which}{error.message}")
+    if hint:
+        _say(hint)
 
 
 def show_json(value: object) -> None:
@@ -94,7 +129,7 @@ def show_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[str] = ()
 ) -> None:
     """A table on a terminal; in a pipe one line per row, columns apart by tabs."""
-    if not sys.stdout.isatty():
+    if not at_terminal():
         for row in rows:
             click.echo("\t".join(row))
         return
@@ -111,7 +146,7 @@ def show_filled(
     """As ``show_table``; on a terminal columns that would be empty are left out, and
     ``nothing`` is said when there is no row.
     """
-    if not sys.stdout.isatty():
+    if not at_terminal():
         show_table(columns, rows)
     elif not rows:
         click.echo(nothing, err=True)
@@ -126,29 +161,16 @@ def draw_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[str] = ()
 ) -> None:
     """A table for people, wherever it is printed; ``numbers`` are columns set to the right."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from bridge.cli import tables
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        # Ids are copied: they must stay in one piece.
-        table.add_column(
-            name,
-            no_wrap=name in {"JOB", "STATE", "AGE", "SIZE"},
-            overflow="fold",
-            justify="right" if name in numbers else "left",
-        )
-    for row in rows:
-        table.add_row(*(Text(cell, style=colour(cell)) for cell in row))
-    Console().print(table)
+    tables.draw(columns, rows, numbers, colour)
 
 
 def show_fields(fields: Iterable[tuple[str, str]]) -> None:
     """What is known of one thing, a line for each name and value; empty values are left out."""
     told = [(name, value) for name, value in fields if value]
     width = max((len(name) for name, _ in told), default=0)
-    on_terminal = sys.stdout.isatty()
+    on_terminal = at_terminal()
     for name, value in told:
         if on_terminal:
             shade = colour(value) or None
@@ -192,6 +214,8 @@ def show_sets(sets: Sequence[JobSet]) -> None:
 
 def detail(job: Job) -> str:
     """Why a job is where it is, in a few words."""
+    if job.cancel_requested_at and not job.ended:
+        return "asked to stop"
     if job.reason:
         return job.reason
     if job.pruned_at:

@@ -31,7 +31,7 @@ terminal, lines with tabs in a pipe, and JSON with `--json`.
 | 2 | usage: a wrong option, folder, value or state |
 | 3 | not allowed: secret or storage key is missing, unknown or does not suffice |
 | 4 | not found, or not yours |
-| 5 | service or storage cannot be reached |
+| 5 | service or storage cannot be reached, or takes no more now (a quota, a rate limit) |
 | 130 | interrupted |
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +9,7 @@ import click
 
 from bridge.cli import options, output
 from bridge.cli.options import Session, pass_session
+from bridge.cli.several import each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,25 +23,32 @@ _HOUR_S: Final = 3600
 @options.targets
 @options.in_set
 @options.as_json
-@pass_session
-def explain(session: Session, /, set_: str | None, json_: bool, **named: Any) -> None:
+@click.pass_context
+def explain(ctx: click.Context, /, set_: str | None, json_: bool, **named: Any) -> None:
     """Say why a job waits, or what became of it, in a sentence.
 
     Of a set: how its jobs stand, and why the first of those that wait does.
     """
-    client = session.client()
+    client = ctx.ensure_object(Session).client()
     if set_ is not None:
         options.only_set(set_, named)
         _explain_set(client.sets.explain(set_), set_, as_json=json_)
         return
-    found = [(target.job, client.explain(target.job)) for target in options.resolve(**named)]
-    if json_:
-        shown = [_as_dict("job", job, why) for job, why in found]
-        output.show_json(shown[0] if len(shown) == 1 else shown)
-    elif len(found) == 1:
+    targets = options.resolve(**named)
+    found, code = each(
+        targets, lambda target: (target.job, client.explain(target.job)), as_json=json_
+    )
+    shown = [_as_dict("job", job, why) for job, why in found]
+    if len(targets) > 1:
+        if json_:
+            output.show_json(shown)
+        elif found:
+            output.show_table(("JOB", "WHY"), [(job, why.explanation) for job, why in found])
+    elif found and json_:
+        output.show_json(shown[0])
+    elif found:
         click.echo(found[0][1].explanation)
-    else:
-        output.show_table(("JOB", "WHY"), [(job, why.explanation) for job, why in found])
+    ctx.exit(code)
 
 
 def _explain_set(why: Explanation, name: str, *, as_json: bool) -> None:
@@ -64,24 +71,35 @@ def _as_dict(what: str, name: str, why: Explanation) -> dict[str, Any]:
 @options.targets
 @options.in_set
 @options.as_json
-@pass_session
-def attempts(session: Session, /, set_: str | None, json_: bool, **named: Any) -> None:
+@click.pass_context
+def attempts(ctx: click.Context, /, set_: str | None, json_: bool, **named: Any) -> None:
     """Show the runs of a job: where, how long, how they ended.
 
     Of a set: those of its jobs, the newest job first.
     """
-    client = session.client()
+    client = ctx.ensure_object(Session).client()
     if set_ is None:
-        found = [(target.job, client.attempts(target.job)) for target in options.resolve(**named)]
-    else:
-        options.only_set(set_, named)
-        runs_of = groupby(client.sets.attempts(set_), key=lambda run: run.job)
-        found = [(job, tuple(runs)) for job, runs in runs_of]
-    if json_:
+        targets = options.resolve(**named)
+        found, code = each(
+            targets, lambda target: (target.job, client.attempts(target.job)), as_json=json_
+        )
+        _show_attempts(found, single=len(targets) == 1, as_json=json_)
+        ctx.exit(code)
+    options.only_set(set_, named)
+    runs_of = groupby(client.sets.attempts(set_), key=lambda run: run.job)
+    _show_attempts([(job, tuple(runs)) for job, runs in runs_of], as_json=json_)
+
+
+def _show_attempts(
+    found: list[tuple[str, Sequence[Attempt]]], *, as_json: bool, single: bool = False
+) -> None:
+    if single and not found:  # the error was shown
+        return
+    if as_json:
         output.show_json([{"job": job, "attempts": runs} for job, runs in found])
         return
     # One job needs no name before people, but lines in a pipe always look the same.
-    with_job = len(found) > 1 or set_ is not None or not sys.stdout.isatty()
+    with_job = not single or not output.at_terminal()
     output.show_filled(
         ("JOB", "RUN", "STATE", "NODE", "AGE", "TIME", "EXIT", "CAUSE", "DETAIL"),
         [(job if with_job else "", *_row(run)) for job, runs in found for run in runs],
@@ -128,7 +146,7 @@ def usage(session: Session, /, group: bool, json_: bool) -> None:
         output.show_json(found)
         return
     columns = ("MONTH", *(() if group else ("USER",)), "RUNS", "CORE HOURS", "GPU HOURS")
-    output.show_table(
+    output.show_filled(
         columns,
         [
             (
@@ -140,6 +158,7 @@ def usage(session: Session, /, group: bool, json_: bool) -> None:
             )
             for line in found
         ],
+        nothing="Nothing was used yet.",
         numbers=columns[-3:],
     )
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from bridge.cli import options, output
 from bridge.cli.options import Session
-from bridge.errors import BridgeError, FolderError
+from bridge.cli.several import each
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bridge.client.answers import Job
     from bridge.client.workflow import Client
+
+# Why a verb changed no job of a set, and what else there is.
+_WHY_NONE: Final = {
+    "cancel": "all have ended or were asked to stop before",
+    "prune": "none has ended whose data is still there",
+    "hold": "none waits that is not held already",
+    "release": "none is held",
+    "retry": "none has failed and kept its data; canceled ones are put back one by one, "
+    "by id or --dirs",
+}
 
 
 def _steering(verb: str, text: str, done: str) -> click.Command:
@@ -32,22 +42,14 @@ def _steering(verb: str, text: str, done: str) -> click.Command:
         if json_:
             output.show_json({"set": set_, "changed": changed})
         else:
-            click.echo(f"{output.count(changed, 'job')} of set {set_} {done}")
+            why = "" if changed else f": {_WHY_NONE[verb]}"
+            click.echo(f"{output.count(changed, 'job')} of set {set_!r} {done}{why}")
 
     return command
 
 
 def _each(act: Callable[[str], Job], named: dict[str, Any], *, as_json: bool) -> int:
-    jobs, code = [], output.FINE
-    for target in options.resolve(**named):
-        try:
-            jobs.append(act(target.job))
-        except FolderError:
-            raise
-        except BridgeError as error:
-            # One that cannot be steered must not keep the others from it.
-            output.show_error(error, as_json=as_json)
-            code = code or output.exit_code(error)
+    jobs, code = each(options.resolve(**named), lambda target: act(target.job), as_json=as_json)
     if as_json:
         output.show_json(jobs)
     elif jobs:

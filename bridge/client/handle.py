@@ -29,7 +29,9 @@ def job_id(folder: Path) -> str | None:
 
 
 def require_job_id(folder: Path) -> str:
-    """As ``job_id``, but raises NotFound when the folder was not submitted."""
+    """As ``job_id``, but raises NotFound when there is no such folder or it was not submitted."""
+    if not folder.is_dir():
+        raise NotFound(f"there is no folder {folder}", "Check the path.")
     found = job_id(folder)
     if found is None:
         raise NotFound(

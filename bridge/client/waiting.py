@@ -63,26 +63,10 @@ def until_ended(
     Raises NotDone when the time is over, NotFound for an unknown id without ``lost``,
     Unreachable when the service did not answer at first or not for ten minutes.
     """
-    wanted = dict.fromkeys(ids)
-    seen: dict[str, Job] = {}
-
-    def look() -> None:
-        pending = {one for one in wanted if one not in seen or not seen[one].ended}
-        for job_id, found in _look(pending, get, newest):
-            if isinstance(found, Job):
-                if report and seen.get(job_id) != found:
-                    report(found)
-                seen[job_id] = found
-            elif lost is None:
-                raise found
-            else:
-                lost(job_id, found)
-                del wanted[job_id]
-
+    watched = _Watched(ids, get, newest, report, lost)
     patience = _Patience(timeout, tell, sleep, clock)
     while True:
-        patience.ask(look)
-        jobs = [seen[job_id] for job_id in wanted]
+        jobs = patience.ask(watched.look)
         live = sum(not job.ended for job in jobs)
         if not live:
             return jobs
@@ -121,6 +105,40 @@ def until_set_ended(
             patience.mention(patience.ask(count_held), found.size)
             first = False
         patience.pause(live, found.size, count_held)
+
+
+class _Watched:
+    """Jobs and how they looked last; those that have ended are not asked about again."""
+
+    def __init__(
+        self,
+        ids: Iterable[str],
+        get: Get,
+        newest: Newest,
+        report: Report | None,
+        lost: Lost | None,
+    ) -> None:
+        self._wanted = dict.fromkeys(ids)
+        self._get = get
+        self._newest = newest
+        self._report = report
+        self._lost = lost
+        self._seen: dict[str, Job] = {}
+
+    def look(self) -> list[Job]:
+        """All that exist, in the order of their ids as given."""
+        ended = {job_id for job_id, job in self._seen.items() if job.ended}
+        for job_id, found in _look(set(self._wanted) - ended, self._get, self._newest):
+            if isinstance(found, Job):
+                if self._report and self._seen.get(job_id) != found:
+                    self._report(found)
+                self._seen[job_id] = found
+            elif self._lost is None:
+                raise found
+            else:
+                self._lost(job_id, found)
+                del self._wanted[job_id]
+        return [self._seen[job_id] for job_id in self._wanted]
 
 
 class _Patience:

@@ -83,13 +83,25 @@ class FakeService:
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         route = (method, *map(unquote, parts.path.strip("/").split("/")[1:]))
         return (
-            self._about_group(route, body)
+            self._over_quota(route, body)
+            or self._about_group(route, body)
             or self._about_sets(route, query)
             or self._about_runs(route)
             or self._about_compute_secret(route, body)
             or self._about_nodes(route, body)
             or self._about_jobs(route, query, body)
         )
+
+    def _over_quota(self, route: tuple[str, ...], body: Any) -> Answer | None:
+        if route != ("POST", "jobs") or not self.quota:
+            return None
+        known = {job["bucket_id"] for job in self.jobs.values()}
+        sent = body if isinstance(body, list) else [body]
+        more = sum(item["bucket_id"] not in known for item in sent)
+        live = sum(job["state"] not in _FINAL for job in self.jobs.values())
+        if live + more <= self.quota:
+            return None
+        return 429, {"error": "over_quota", "detail": "Over the limit of ada."}
 
     def _about_group(self, route: tuple[str, ...], body: Any) -> Answer | None:
         match route:
@@ -184,8 +196,6 @@ class FakeService:
     def _about_jobs(self, route: tuple[str, ...], query: dict[str, str], body: Any) -> Answer:
         match route:
             case "POST", "jobs":
-                if self._is_over(body):
-                    return 429, {"error": "over_quota", "detail": "Over the limit of ada."}
                 if isinstance(body, list):
                     return 200, [{"status": 201, "id": self.take(item)["id"]} for item in body]
                 return 201, self.take(body)
@@ -196,13 +206,6 @@ class FakeService:
             case "POST", "jobs", job_id, verb if job_id in self.jobs:
                 return self._steer(self.jobs[job_id], verb, body)
         return 404, {"error": "not_found", "detail": "No such job or not your job."}
-
-    def _is_over(self, body: Any) -> bool:
-        known = {job["bucket_id"] for job in self.jobs.values()}
-        sent = body if isinstance(body, list) else [body]
-        more = sum(item["bucket_id"] not in known for item in sent)
-        live = sum(job["state"] not in _FINAL for job in self.jobs.values())
-        return bool(self.quota) and live + more > self.quota
 
     def _list(self, query: dict[str, str]) -> Answer:
         newest = sorted(self.jobs.values(), key=lambda job: str(job["id"]), reverse=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.cli import output
 from tests.integration.cli.conftest import Run
 from tests.support.fake_service import FakeService
 
@@ -37,7 +38,33 @@ def test_a_set_is_steered_by_one_request(run: Run, fake: FakeService, jobs: list
     assert [path for _, path, _ in fake.requests] == [
         f"/v1/sets/s%20%2F%201/{verb}" for verb in ("hold", "release", "retry", "cancel")
     ]
-    assert run("cancel", "--set", "s / 1").output == "0 jobs of set s / 1 canceled\n"
+    assert run("cancel", "--set", "s / 1").output == (
+        "0 jobs of set 's / 1' canceled: all have ended or were asked to stop before\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("verb", "why"),
+    [
+        ("release", "released: none is held"),
+        ("retry", "put back: none has failed and kept its data; canceled ones are put back one"),
+    ],
+)
+def test_a_verb_that_changes_nothing_says_why(
+    run: Run, jobs: list[str], verb: str, why: str
+) -> None:
+    done = run(verb, "--set", "s / 1")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"0 jobs of set 's / 1' {why}")
+
+
+def test_retry_of_a_set_over_a_quota_says_so_at_once(
+    run: Run, fake: FakeService, jobs: list[str]
+) -> None:
+    body = {"error": "over_quota", "detail": "Over the limit of ada.", "hint": "Later."}
+    fake.script("POST", "/v1/sets/s%20%2F%201/retry", 429, body, Retry_After="60")
+    done = run("retry", "--set", "s / 1")
+    assert (done.exit_code, done.stderr) == (5, "Error: Over the limit of ada.\nLater.\n")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +77,18 @@ def test_a_set_is_named_alone_and_must_be_there(run: Run, fake: FakeService, ver
     assert not fake.requests
     assert run(verb, "--set", "unknown").exit_code == 4
     assert run(verb, "--set", "..").exit_code == 4
+
+
+def test_held_jobs_of_a_set_are_mentioned(run: Run, fake: FakeService, jobs: list[str]) -> None:
+    for job in jobs[:2]:
+        run("hold", job)
+    done = run("wait", "--set", "s / 1", "--timeout", "0")
+    assert done.stderr.startswith("2 of 3 jobs are held and will wait until released")
+    assert "3 of 3 jobs have not ended after 0 s; 2 of them held" in done.stderr
+    noted, over = map(
+        json.loads, run("wait", "--set", "s / 1", "--timeout", "0", "--json").stderr.splitlines()
+    )
+    assert "2 of 3 jobs are held" in noted["note"] and "held" in over["detail"]
 
 
 def test_waiting_for_a_set(run: Run, fake: FakeService, jobs: list[str]) -> None:
@@ -80,12 +119,14 @@ def test_fetching_what_there_is_of_a_set(run: Run, fake: FakeService, jobs: list
 def test_pruning_a_set_deletes_every_bucket(run: Run, fake: FakeService, jobs: list[str]) -> None:
     for job in jobs[:2]:
         fake.end(job)
-    assert run("prune", "--set", "s / 1").output == "2 jobs of set s / 1 pruned\n"
+    assert run("prune", "--set", "s / 1").output == "2 jobs of set 's / 1' pruned\n"
     assert [bool(fake.jobs[job].get("pruned_at")) for job in jobs] == [True, True, False]
-    assert run("prune", "--set", "s / 1").output == "0 jobs of set s / 1 pruned\n"
+    assert run("prune", "--set", "s / 1").output == (
+        "0 jobs of set 's / 1' pruned: none has ended whose data is still there\n"
+    )
     assert run("get", "--set", "s / 1").exit_code == 1  # one has not ended
     fake.end(jobs[2])
-    assert run("prune", "--set", "s / 1").output == "1 job of set s / 1 pruned\n"
+    assert run("prune", "--set", "s / 1").output == "1 job of set 's / 1' pruned\n"
     assert run("get", "--set", "s / 1").exit_code == 4
 
 
@@ -176,6 +217,12 @@ def test_sets_are_read_page_by_page(run: Run, fake: FakeService, jobs: list[str]
     fake.page = 2
     lines = run("sets").output.splitlines()
     assert [line.split("\t")[0] for line in lines] == ["s0", "s1", "s2"]
+
+
+def test_no_usage_is_said(run: Run, fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "at_terminal", lambda: True)
+    fake.script("GET", "/v1/usage", 200, {"usage": []})
+    assert run("usage").output == "Nothing was used yet.\n"
 
 
 def test_usage_is_in_core_hours(run: Run) -> None:

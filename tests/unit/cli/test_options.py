@@ -98,3 +98,19 @@ def test_help_loads_nothing_heavy() -> None:
         timeout=60,
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("$.cores: 500 is over the limit of 64.", "--cores: 500 is over the limit of 64."),
+        ("$[17].time_limit_s: is missing.", "--time: is missing."),
+        ("?set: does not have the right form.", "--set: does not have the right form."),
+        ("$.image: does not have the right form.", "IMAGE: does not have the right form."),
+        ("$.labels: is too long.", "$.labels: is too long."),
+        ("A whole number of MiB above memory_mb.", "A whole number of MiB above --memory."),
+        ("No such image.", "No such image."),
+    ],
+)
+def test_fields_are_called_by_their_options(text: str, shown: str) -> None:
+    assert options.of_options(text) == shown
