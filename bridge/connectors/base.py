@@ -57,7 +57,8 @@ class Connector(Protocol):
 
     def poll(self, handles: Iterable[Handle]) -> Mapping[Handle, Observation]:
         """Look at attempts, by consistent reads. Every handle is in the answer, but those
-        that there was no time for: a later call begins with them.
+        that there was no time for: a later call begins with them; and those of which the
+        scheduler's words cannot be read, where others could.
 
         Raises ConnectorUnavailable.
         """
