@@ -49,3 +49,13 @@ with_room() { # KiB in|out
     [ ! -e "$STORE/$BUCKET/.bridge/manifest" ]
     expect 0 out "62 files uploaded"
 }
+
+@test "the verdict stands though whoever keeps its words is gone" {
+    simple_job
+    exec 4> >(exit 0)
+    wait "$!"
+    code=0
+    with_room 0 in 2>&4 || code=$?
+    exec 4>&-
+    [ "$code" -eq 15 ]
+}
