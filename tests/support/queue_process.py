@@ -63,9 +63,13 @@ def pausing_at(wanted: str, home: Path) -> points.Hook:
     """What makes this process pause itself at a point, if it is asked to."""
 
     def hook(point: Point) -> None:
-        if point.value == wanted and (home / "pause").exists():
+        if point.value != wanted:
+            return
+        try:
             (home / "pause").rename(home / "paused")
-            os.kill(os.getpid(), signal.SIGSTOP)
+        except FileNotFoundError:  # not asked, or another thread was first
+            return
+        os.kill(os.getpid(), signal.SIGSTOP)
 
     return hook
 
