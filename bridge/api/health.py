@@ -56,7 +56,7 @@ def blueprint(readiness: Readiness) -> Blueprint:
             {"what": item.what, "ok": item.ok, "detail": item.detail, "remedy": item.remedy}
             for item in findings
         ]
-        told_all = {"ready": ready, "degraded": bool(wrong), "findings": told}
-        return answer(told_all, 200 if ready else 503)
+        body = {"ready": ready, "degraded": bool(wrong), "findings": told}
+        return answer(body, 200 if ready else 503)
 
     return routes

@@ -18,6 +18,7 @@ import click
 
 from bridge import errors
 from bridge.errors import BridgeError
+from bridge.models.words import noun
 
 if TYPE_CHECKING:
     from bridge.client.answers import Job, JobSet
@@ -250,7 +251,7 @@ def ago(moment: datetime | None) -> str:
 
 def count(number: int, what: str) -> str:
     """A number of things, for example ``2 jobs``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{number} {noun(number, what)}"
 
 
 def size(count: float) -> str:

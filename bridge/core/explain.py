@@ -12,6 +12,7 @@ from bridge.connectors.base import Machine, Room
 from bridge.models.attempt import AttemptState
 from bridge.models.explanation import Explanation
 from bridge.models.job import FINAL, Job, JobState
+from bridge.models.words import noun
 
 # Jobs ahead are counted up to here; more than that is all the same to a person.
 COUNTED: Final = 1000
@@ -90,16 +91,12 @@ def _connector(facts: Facts) -> str | None:
 
 
 def _limit(job: Job, facts: Facts) -> str | None:
-    if facts.running_per_user and facts.mine_under_way >= facts.running_per_user:
-        return (
-            f"{job.user} has {facts.mine_under_way} jobs under way, "
-            f"the limit is {facts.running_per_user}."
-        )
-    if facts.running_per_group and facts.group_under_way >= facts.running_per_group:
-        return (
-            f"The group has {facts.group_under_way} jobs under way, "
-            f"the limit is {facts.running_per_group}."
-        )
+    for whose, has, most in (
+        (job.user, facts.mine_under_way, facts.running_per_user),
+        ("The group", facts.group_under_way, facts.running_per_group),
+    ):
+        if most and has >= most:
+            return f"{whose} has {has} {noun(has, 'job')} under way, the limit is {most}."
     return None
 
 
@@ -170,7 +167,7 @@ def _size(job: Job) -> str:
 
 
 def _cores(count: int) -> str:
-    return f"{count} core{'' if count == 1 else 's'}"
+    return f"{count} {noun(count, 'core')}"
 
 
 def _queue(ahead: dict[str, int]) -> str:

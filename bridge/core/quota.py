@@ -13,6 +13,7 @@ from bridge.db import quotas
 from bridge.db.engine import Connection, Database
 from bridge.db.quotas import Whose
 from bridge.errors import OverQuota
+from bridge.models.words import noun
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ class _Limit(msgspec.Struct, frozen=True):
             return
         fit = max(self.most - before, 0)
         raise OverQuota(
-            f"{more} more {'job' if more == 1 else 'jobs'} would be over the limit of {self.most} "
+            f"{more} more {noun(more, 'job')} would be over the limit of {self.most} "
             f"that {self.name} may have waiting, held or running; {before} are.",
             f"Hand in {f'{fit} now, and ' if fit else ''}the rest when some have ended.",
             retry_after=60,

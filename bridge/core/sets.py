@@ -22,6 +22,7 @@ from bridge.models.explanation import Explanation
 from bridge.models.identity import Caller, Role
 from bridge.models.job import FINAL, JobState
 from bridge.models.job_set import SetSummary
+from bridge.models.words import noun
 from bridge.points import Point
 
 # Jobs changed by one statement: some milliseconds in which nobody else writes.
@@ -81,7 +82,7 @@ class Sets:
         counts = self.get(caller, name).jobs
         first = self._db.read(lambda conn: sets_db.first_waiting(conn, which))
         total = sum(counts.values())
-        stands = f"Of {total:,} {'job' if total == 1 else 'jobs'} {_counted(counts)}."
+        stands = f"Of {total:,} {noun(total, 'job')} {_counted(counts)}."
         details: dict[str, object] = {"jobs": counts}
         if first is None:
             return Explanation(sentence=f"{stands} None waits.", details=details)

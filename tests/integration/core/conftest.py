@@ -105,8 +105,13 @@ def db(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def house(db: Database) -> Iterator[House]:
-    built = House(db)
+def scheduler() -> FakeConnector:
+    return FakeConnector()
+
+
+@pytest.fixture
+def house(db: Database, scheduler: FakeConnector) -> Iterator[House]:
+    built = House(db, scheduler=scheduler)
     yield built
     built.feeder.close()
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pytest
 
 from bridge.connectors.base import Pending
-from bridge.db.engine import Database
 from bridge.models.attempt import Observed
 from tests.integration.core.conftest import House
 from tests.support.fake_connector import FakeConnector
@@ -27,13 +26,6 @@ class Keeper(FakeConnector):
 @pytest.fixture
 def scheduler() -> Keeper:
     return Keeper()
-
-
-@pytest.fixture
-def house(db: Database, scheduler: Keeper) -> Iterator[House]:
-    built = House(db, scheduler=scheduler)
-    yield built
-    built.feeder.close()
 
 
 def test_is_recalled_when_a_process_begins(house: House, scheduler: Keeper) -> None:

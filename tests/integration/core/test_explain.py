@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from bridge.connectors.base import Connector
 from bridge.core.outlook import Outlook
-from bridge.db.engine import Database
 from bridge.models.attempt import Observed
 from bridge.models.identity import Caller
 from bridge.models.job import Job, JobState
@@ -22,13 +19,6 @@ LAB = "g-lab"
 @pytest.fixture
 def scheduler() -> PickyConnector:
     return PickyConnector()
-
-
-@pytest.fixture
-def house(db: Database, scheduler: PickyConnector) -> Iterator[House]:
-    built = House(db, scheduler=scheduler)
-    yield built
-    built.feeder.close()
 
 
 def said(house: House, job: Job, caller: Caller | None = None) -> str:
