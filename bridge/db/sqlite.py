@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -111,9 +113,23 @@ def _engine(url: URL) -> Engine:
 def _settings(driver: Any, _record: object) -> None:
     """What every connection is set to."""
     driver.isolation_level = None  # we say BEGIN ourselves, so that schema changes are atomic too
-    driver.execute("PRAGMA journal_mode = WAL")
+    _use_wal(driver)
     driver.execute("PRAGMA synchronous = FULL")  # an acknowledged write survives a power cut
     driver.execute("PRAGMA foreign_keys = ON")
+
+
+def _use_wal(driver: Any) -> None:
+    """SQLite refuses at once, timeout or not, while another process makes the same file."""
+    until = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            driver.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
+            if not busy or time.monotonic() > until:
+                raise
+        time.sleep(0.01)
 
 
 def _never_write(driver: Any, _record: object) -> None:

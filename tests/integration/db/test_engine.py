@@ -227,6 +227,16 @@ class TestSqlite:
         other.close()
         lab.add_group("x")
 
+    def test_a_file_that_another_process_makes_is_waited_for(self, path: Path) -> None:
+        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        other.execute("BEGIN IMMEDIATE")
+        done = threading.Timer(0.3, other.close)
+        done.start()
+        db = Database(f"sqlite:///{path}")
+        db.upgrade()
+        db.close()
+        done.join()
+
     def test_full_disk(self, lab: Lab) -> None:
         pages = lab.db.read(lambda conn: conn.execute(text("PRAGMA page_count")).scalar_one())
         self.set_limit(lab.db, pages + 5)
