@@ -239,7 +239,7 @@ class Feeder:
         self, conn: Connection, group: Group, room: Room | None, now: float
     ) -> tuple[Chosen, ...]:
         pace = self._pace
-        under_way = queue_db.under_way(conn, group.id, now)
+        under_way = queue_db.under_way(conn, group.id, now, pace.half_life_s)
         shares = usage.lately(conn, group.id)
         pending = sum(one.pending for one in under_way.values())
         slots = min(

@@ -130,7 +130,7 @@ class Outlook:
 
     def _queue(self, conn: Connection, job: Job, group: Group) -> Facts:
         now = self._clock()
-        under_way = queue_db.under_way(conn, group.id, now)
+        under_way = queue_db.under_way(conn, group.id, now, self._half_life_s)
         shares = usage.lately(conn, group.id)
         before = ahead(
             queue_db.Waiting(job.id, job.user_id, job.priority, job.cores, job.memory_mb),

@@ -48,7 +48,7 @@ _OF_A_PASS: Final = 1000
 
 
 class Member(msgspec.Struct, frozen=True):
-    """What a user has and had: attempts under way, and core-seconds of these and, decayed,
+    """What a user has and had: attempts under way, and core-seconds, decayed, of these and
     of earlier ones.
     """
 
@@ -66,7 +66,7 @@ def members_of(
     """By user; who is not in there has nothing under way and used nothing."""
     found = {user: Member(use=share.now(now, half_life_s)) for user, share in shares.items()}
     for user, has in under_way.items():
-        use = found.get(user, Member()).use + has.core_seconds + has.cores * _NOMINAL_S
+        use = found.get(user, Member()).use + has.use + has.cores * _NOMINAL_S
         found[user] = Member(has.attempts, use)
     return found
 

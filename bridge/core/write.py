@@ -103,7 +103,8 @@ def _charge(conn: Connection, job: Job, end: End, half_life_s: float) -> None:
     usage.charge(
         conn,
         job.user_id,
-        core_seconds=job.cores * max(end.ended_at - end.started_at, 0.0),
+        cores=job.cores,
+        seconds=max(end.ended_at - end.started_at, 0.0),
         at=end.ended_at,
         half_life_s=half_life_s,
     )

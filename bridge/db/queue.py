@@ -8,6 +8,7 @@ of each user.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Final
@@ -65,13 +66,13 @@ class Level(msgspec.Struct, frozen=True):
 
 class UnderWay(msgspec.Struct, frozen=True):
     """A user's attempts that have not ended, and those of them that have not started; their
-    cores, and what they used so far.
+    cores, and their use so far, decayed.
     """
 
     attempts: int
     pending: int
     cores: int
-    core_seconds: float
+    use: float
 
 
 def _groups_waiting() -> Prepared:
@@ -89,11 +90,15 @@ def _groups_waiting() -> Prepared:
 
 def _under_way() -> Prepared:
     now: BindParameter[float] = bindparam("now")
+    constant: BindParameter[float] = bindparam("time_constant_s")
     started = jobs.c.started_at
     # A node's clock may be ahead of ours.
     age = case((started < now, now - started), else_=0.0)
     pending = case((jobs.c.state == JobState.SUBMITTED.value, 1), else_=0)
-    sums = (func.sum(pending), func.sum(jobs.c.cores), func.sum(jobs.c.cores * age))
+    # As ``models.usage.left_of_run``; PostgreSQL calls a result too near to 0 an error.
+    exponent = case((age < 500 * constant, age / constant), else_=500.0)
+    use = constant * func.sum(jobs.c.cores * (1 - func.exp(-exponent)))
+    sums = (func.sum(pending), func.sum(jobs.c.cores), use)
     return Prepared(
         select(jobs.c.user_id, func.count(), *sums)
         .where(jobs.c.group_id == bindparam("group_id"), is_under_way)
@@ -185,9 +190,12 @@ def levels(conn: Connection, group_id: UUID, now: float) -> Iterator[Level]:
         yield Level(below, [Line(*line) for line in lines])
 
 
-def under_way(conn: Connection, group_id: UUID, now: float) -> dict[UUID, UnderWay]:
+def under_way(
+    conn: Connection, group_id: UUID, now: float, half_life_s: float
+) -> dict[UUID, UnderWay]:
     """By user of a group: what was handed over and has not ended. Without self-tests."""
-    rows = _UNDER_WAY.all(conn, group_id=group_id.bytes, now=now)
+    constant = half_life_s / math.log(2)
+    rows = _UNDER_WAY.all(conn, group_id=group_id.bytes, now=now, time_constant_s=constant)
     return {of_bytes(user_id): UnderWay(*numbers) for user_id, *numbers in rows}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import threading
@@ -116,6 +117,7 @@ def _settings(driver: Any, _record: object) -> None:
     _use_wal(driver)
     driver.execute("PRAGMA synchronous = FULL")  # an acknowledged write survives a power cut
     driver.execute("PRAGMA foreign_keys = ON")
+    driver.create_function("exp", 1, math.exp, deterministic=True)  # not in every SQLite
 
 
 def _use_wal(driver: Any) -> None:

@@ -20,9 +20,9 @@ _SHARES: Final = Prepared(
 
 
 def charge(
-    conn: Connection, user_id: UUID, *, core_seconds: float, at: float, half_life_s: float
+    conn: Connection, user_id: UUID, *, cores: int, seconds: float, at: float, half_life_s: float
 ) -> None:
-    """Add an ended attempt to its user's use. ``at`` is the end in Unix seconds.
+    """Add an attempt that ran for ``seconds`` to its user's use. ``at`` is its end, a Unix time.
 
     Call it in the transaction that ends the attempt: then each counts once.
     """
@@ -32,14 +32,14 @@ def charge(
     conn.execute(
         update(usage)
         .where(usage.c.user_id == user_id.bytes, usage.c.month == month)
-        .values(attempts=usage.c.attempts + 1, core_seconds=usage.c.core_seconds + core_seconds)
+        .values(attempts=usage.c.attempts + 1, core_seconds=usage.c.core_seconds + cores * seconds)
     )
     insert_new(conn, shares, user_id=user_id.bytes, core_seconds=0.0, at=at)
     mine = shares.c.user_id == user_id.bytes
     row = conn.execute(
         select(shares.c.core_seconds, shares.c.at).where(mine).with_for_update()
     ).one()
-    share = Share(*row).plus(core_seconds, at, half_life_s)
+    share = Share(*row).plus(cores, seconds, at, half_life_s)
     conn.execute(update(shares).where(mine).values(core_seconds=share.core_seconds, at=share.at))
 
 

@@ -12,6 +12,14 @@ def decayed(core_seconds: float, age_s: float, half_life_s: float) -> float:
     return core_seconds * math.exp2(-max(age_s, 0.0) / half_life_s)
 
 
+def left_of_run(seconds: float, half_life_s: float) -> float:
+    """What is left, when a run ends that took ``seconds``, of one core that it used: each
+    moment of it has lost weight since.
+    """
+    constant = half_life_s / math.log(2)
+    return -constant * math.expm1(-max(seconds, 0.0) / constant)
+
+
 class Share(msgspec.Struct, frozen=True):
     """A decaying use: it counted ``core_seconds`` at the Unix time ``at``."""
 
@@ -22,10 +30,10 @@ class Share(msgspec.Struct, frozen=True):
         """What it counts at a later time."""
         return decayed(self.core_seconds, now - self.at, half_life_s)
 
-    def plus(self, core_seconds: float, at: float, half_life_s: float) -> Share:
-        """With a use that ended at ``at``, which may be before what is counted already."""
+    def plus(self, cores: int, seconds: float, at: float, half_life_s: float) -> Share:
+        """With a run that ended at ``at``, which may be before what is counted already."""
         later = max(self.at, at)
-        new = decayed(core_seconds, later - at, half_life_s)
+        new = decayed(cores * left_of_run(seconds, half_life_s), later - at, half_life_s)
         return Share(self.now(later, half_life_s) + new, later)
 
 

@@ -13,6 +13,7 @@ from bridge.db.intake import Clash
 from bridge.db.jobs import JobFilter
 from bridge.db.queue import UnderWay, Waiting
 from bridge.models.job import MOVES, Job, JobState, NewJob, Phase
+from bridge.models.usage import left_of_run
 from tests.integration.db.conftest import NOW, Lab, new_job, waiting
 
 
@@ -250,12 +251,26 @@ class TestUnderWay:
         )
         assert get(lab, waits).state is JobState.RECEIVED
         cores = lab.db.read(lambda conn: jobs.get(conn, running)).cores  # type: ignore[union-attr]
-        assert lab.db.read(lambda conn: queue.under_way(conn, lab.group.id, NOW)) == {
-            lab.ada.id: UnderWay(2, pending=1, cores=2 * cores, core_seconds=20.0 * cores),
-            lab.root.id: UnderWay(1, pending=1, cores=cores, core_seconds=0.0),
-        }
+        found = lab.db.read(lambda conn: queue.under_way(conn, lab.group.id, NOW, 1e9))
+        mine = found.pop(lab.ada.id)
+        assert (mine.attempts, mine.pending, mine.cores) == (2, 1, 2 * cores)
+        assert mine.use == pytest.approx(20.0 * cores)
+        assert found == {lab.root.id: UnderWay(1, pending=1, cores=cores, use=0.0)}
         assert lab.db.read(lambda conn: queue.pending(conn, lab.group.connector)) == 2
         assert lab.db.read(lambda conn: queue.pending(conn, "another")) == 0
+
+    @pytest.mark.parametrize("half_life_s", [30.0, 0.001])
+    def test_a_long_run_counts_as_it_will_when_it_ends(self, lab: Lab, half_life_s: float) -> None:
+        job = lab.add_job()
+        lab.db.write(lambda conn: jobs.take(conn, [job]))
+        lab.db.write(
+            lambda conn: jobs.move(
+                conn, job, frm={JobState.SUBMITTED}, to=JobState.RUNNING, started_at=NOW - 60
+            )
+        )
+        found = lab.db.read(lambda conn: queue.under_way(conn, lab.group.id, NOW, half_life_s))
+        (one,) = found.values()
+        assert one.use == pytest.approx(one.cores * left_of_run(60.0, half_life_s))
 
 
 class TestMove:

@@ -96,7 +96,10 @@ def find(**wanted: Any) -> Statement:
 CASES: dict[str, tuple[Statement, str]] = {
     "waiting": (lambda conn, lab: waiting(conn, lab.group.id), "ix_jobs_waiting"),
     "groups_waiting": (lambda conn, lab: queue.groups_waiting(conn), "ix_jobs_waiting"),
-    "under_way": (lambda conn, lab: queue.under_way(conn, lab.group.id, NOW), "ix_jobs_under_way"),
+    "under_way": (
+        lambda conn, lab: queue.under_way(conn, lab.group.id, NOW, 60.0),
+        "ix_jobs_under_way",
+    ),
     "pending": (lambda conn, lab: queue.pending(conn, "local"), "ix_jobs_state"),
     "take": (lambda conn, lab: jobs.take(conn, [uuid4()]), "jobs"),
     "take waiting": (

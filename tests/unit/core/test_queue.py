@@ -344,7 +344,7 @@ class TestAhead:
 
 class TestMembers:
     def test_what_runs_counts_before_it_has_ended(self) -> None:
-        under_way = {ADA: UnderWay(attempts=2, pending=1, cores=3, core_seconds=100.0)}
+        under_way = {ADA: UnderWay(attempts=2, pending=1, cores=3, use=100.0)}
         shares = {ADA: Share(40.0, 0.0), BOB: Share(8.0, 0.0)}
         found = members_of(under_way, shares, now=10.0, half_life_s=10.0)
         assert found[ADA] == Member(running=2, use=20.0 + 100.0 + 3 * 60.0)
@@ -362,12 +362,22 @@ class TestDecay:
         assert decayed(100.0, 10.0, 10.0) == 50.0
         assert decayed(100.0, -5.0, 10.0) == 100.0
 
+    @pytest.mark.parametrize("seconds", [0.0, 1e-3, 10.0, 400.0])
+    def test_a_run_counts_as_its_parts_would(self, seconds: float) -> None:
+        parts = 1000
+        whole = Share(0.0, 0.0).plus(3, seconds, seconds, 10.0)
+        split = Share(0.0, 0.0)
+        for number in range(parts):
+            split = split.plus(3, seconds / parts, seconds * (number + 1) / parts, 10.0)
+        assert whole.now(seconds + 10, 10.0) == pytest.approx(split.now(seconds + 10, 10.0))
+        assert whole.core_seconds <= 3 * seconds
+
     @given(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 1e4), st.floats(0, 1e4))
     def test_the_order_of_reports_does_not_matter(
         self, first: float, second: float, at: float, later: float
     ) -> None:
         start = Share(0.0, 0.0)
-        one = start.plus(first, at, 1e4).plus(second, later, 1e4)
-        other = start.plus(second, later, 1e4).plus(first, at, 1e4)
+        one = start.plus(1, first, at, 1e4).plus(2, second, later, 1e4)
+        other = start.plus(2, second, later, 1e4).plus(1, first, at, 1e4)
         assert abs(one.core_seconds - other.core_seconds) <= 1e-6 * (1 + one.core_seconds)
         assert one.at == other.at
