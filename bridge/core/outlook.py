@@ -104,8 +104,8 @@ class Outlook:
         """Where a job of a group is, and what it waits for."""
         if job.state in FINAL:  # no scheduler is asked
             return explain(job, Facts(connector=group.connector), now=self._clock())
-        facts = self._db.read(lambda conn: self._stored(conn, job, group))
         look = self._rooms.look(group)
+        facts = self._db.read(lambda conn: self._stored(conn, job, group, look.room))
         facts = msgspec.structs.replace(
             facts, room=look.room, away=look.away, refused=self._refused(group, facts.attempt)
         )
@@ -122,13 +122,13 @@ class Outlook:
         )
         return next(concern, None)
 
-    def _stored(self, conn: Connection, job: Job, group: Group) -> Facts:
+    def _stored(self, conn: Connection, job: Job, group: Group, room: Room | None) -> Facts:
         if job.state is JobState.RECEIVED:
-            return self._queue(conn, job, group)
+            return self._queue(conn, job, group, room)
         last = attempts.of_job(conn, job.id)[-1]
         return Facts(connector=group.connector, attempt=last.state)
 
-    def _queue(self, conn: Connection, job: Job, group: Group) -> Facts:
+    def _queue(self, conn: Connection, job: Job, group: Group, room: Room | None) -> Facts:
         now = self._clock()
         under_way = queue_db.under_way(conn, group.id, now, self._half_life_s)
         shares = usage.lately(conn, group.id)
@@ -136,6 +136,7 @@ class Outlook:
             queue_db.Waiting(job.id, job.user_id, job.priority, job.cores, job.memory_mb),
             queue_db.levels(conn, group.id, now),
             members=members_of(under_way, shares, now=now, half_life_s=self._half_life_s),
+            room=room,
             per_user=self._limits.per_user,
             at_most=COUNTED,
         )

@@ -130,9 +130,7 @@ class _Place:
 
     def may_come(self, job: Waiting) -> bool:
         """Whether a place for it may become free on the machines that are ready."""
-        return self._room is None or any(
-            one.ready and one.holds(job.cores, job.memory_mb) for one in self._room.machines
-        )
+        return _may_come(self._room, job)
 
     def _is_refused(self, job: Waiting) -> bool:
         return self._room is not None and self._room.complete and not self.may_come(job)
@@ -145,6 +143,12 @@ class _Place:
         return room is not None and (
             job.cores < room.waiting_cores or job.memory_mb < room.waiting_memory_mb
         )
+
+
+def _may_come(room: Room | None, job: Waiting) -> bool:
+    return room is None or any(
+        one.ready and one.holds(job.cores, job.memory_mb) for one in room.machines
+    )
 
 
 class _Tally:
@@ -223,12 +227,14 @@ def ahead(
     levels: Iterable[Level],
     *,
     members: Mapping[UUID, Member],
+    room: Room | None = None,
     per_user: int = 0,
     at_most: int,
 ) -> dict[UUID, int]:
     """By user: the jobs that would go before ``job`` if all went now, counted up to ``at_most``.
 
-    ``levels`` and ``per_user`` as for ``choose``, but of the job's owner all elder ones count.
+    Arguments as for ``choose``, but of the job's owner all elder ones count. What no machine of
+    ``room`` could hold, where that is known, is not before anything.
     ``job`` need not be in a line, as one that is held is not.
     """
     counts: Counter[UUID] = Counter()
@@ -239,11 +245,14 @@ def ahead(
         ]
         if level.priority == job.priority:
             here = _up_to(job, here)
-        for one in itertools.islice(_fair(here, tally.use), at_most - counts.total()):
-            if one.id == job.id:
+        for one in _fair(here, tally.use):
+            if one.id == job.id or counts.total() >= at_most:
                 return counts
-            counts[one.user_id] += 1
-            tally.took(one)
+            if _may_come(room, one):
+                counts[one.user_id] += 1
+                tally.took(one)
+            elif tally.passed_over(one):
+                return counts
     return counts
 
 

@@ -334,6 +334,13 @@ class TestAhead:
         found = ahead(mine, levels([mine, *his]), members=running, per_user=4, at_most=100)
         assert found == {BOB: 2}
 
+    def test_what_no_machine_could_hold_is_not_counted_as_ahead(self) -> None:
+        small, large, mine = job(BOB), job(BOB, cores=64), job(ADA)
+        waiting, used = [small, large, mine], {ADA: Member(use=1e9)}
+        for place, before in ((None, 2), (room(9), 1)):
+            found = ahead(mine, levels(waiting), members=used, room=place, at_most=100)
+            assert found == {BOB: before}
+
     def test_it_counts_no_further_than_asked(self) -> None:
         waiting = [job(ADA) for _ in range(9)]
         assert ahead(waiting[-1], levels(waiting), members={}, at_most=5) == {ADA: 5}
