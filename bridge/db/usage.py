@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final
 from uuid import UUID
 
@@ -10,7 +9,7 @@ from sqlalchemy import Connection, bindparam, func, select, update
 
 from bridge.db.statements import Prepared, insert_new
 from bridge.db.tables import shares, usage, users
-from bridge.models.usage import GroupMonth, Month, Share
+from bridge.models.usage import GroupMonth, Month, Share, months_of
 
 _SHARES: Final = Prepared(
     select(shares.c.user_id, shares.c.core_seconds, shares.c.at)
@@ -26,14 +25,10 @@ def charge(
 
     Call it in the transaction that ends the attempt: then each counts once.
     """
-    month = time.strftime("%Y-%m", time.gmtime(at))
-    key = {"user_id": user_id.bytes, "month": month}
-    insert_new(conn, usage, **key, attempts=0, core_seconds=0.0, gpu_seconds=0.0)
-    conn.execute(
-        update(usage)
-        .where(usage.c.user_id == user_id.bytes, usage.c.month == month)
-        .values(attempts=usage.c.attempts + 1, core_seconds=usage.c.core_seconds + cores * seconds)
-    )
+    attempts = 1  # in the month of the end; core-seconds where they were used
+    for month, here in months_of(seconds, at):
+        _book(conn, user_id, month, attempts, cores * here)
+        attempts = 0
     insert_new(conn, shares, user_id=user_id.bytes, core_seconds=0.0, at=at)
     mine = shares.c.user_id == user_id.bytes
     row = conn.execute(
@@ -41,6 +36,19 @@ def charge(
     ).one()
     share = Share(*row).plus(cores, seconds, at, half_life_s)
     conn.execute(update(shares).where(mine).values(core_seconds=share.core_seconds, at=share.at))
+
+
+def _book(conn: Connection, user_id: UUID, month: str, attempts: int, core_seconds: float) -> None:
+    key = {"user_id": user_id.bytes, "month": month}
+    insert_new(conn, usage, **key, attempts=0, core_seconds=0.0, gpu_seconds=0.0)
+    conn.execute(
+        update(usage)
+        .where(usage.c.user_id == user_id.bytes, usage.c.month == month)
+        .values(
+            attempts=usage.c.attempts + attempts,
+            core_seconds=usage.c.core_seconds + core_seconds,
+        )
+    )
 
 
 def lately(conn: Connection, group_id: UUID) -> dict[UUID, Share]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import calendar
 import math
+import time
 
 import msgspec
 
@@ -18,6 +20,22 @@ def left_of_run(seconds: float, half_life_s: float) -> float:
     """
     constant = half_life_s / math.log(2)
     return -constant * math.expm1(-max(seconds, 0.0) / constant)
+
+
+def months_of(seconds: float, at: float) -> list[tuple[str, float]]:
+    """The seconds in each month (UTC, YYYY-MM) of a run that ended at the Unix time ``at``,
+    that of the end first. Together they are ``seconds``.
+    """
+    year, month = time.gmtime(at)[:2]
+    parts, left, end = [], max(seconds, 0.0), at
+    while True:
+        begin = calendar.timegm((year, month, 1, 0, 0, 0))
+        here = min(left, end - begin)
+        parts.append((f"{year:04}-{month:02}", here))
+        left, end = left - here, begin
+        if left <= 0:
+            return parts
+        year, month = (year, month - 1) if month > 1 else (year - 1, 12)
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -38,7 +56,9 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class GroupMonth(msgspec.Struct, frozen=True):
-    """What a group used in a month (UTC, YYYY-MM). Withdrawn attempts do not count."""
+    """What a group used in a month (UTC, YYYY-MM): core-seconds of that month, attempts that
+    ended in it. Withdrawn attempts do not count.
+    """
 
     month: str
     attempts: int
@@ -47,7 +67,7 @@ class GroupMonth(msgspec.Struct, frozen=True):
 
 
 class Month(msgspec.Struct, frozen=True):
-    """What a user used in a month (UTC, YYYY-MM). Withdrawn attempts do not count."""
+    """What a user used in a month, as ``GroupMonth``."""
 
     user: str
     month: str
