@@ -163,10 +163,16 @@ class Jobs:
 
     def _set_hold(self, caller: Caller, job_id: UUID, hold: bool) -> Job:
         job = self.get(caller, job_id)
-        done = self._db.write(
-            lambda conn: jobs_db.touch(conn, job.id, state={JobState.RECEIVED}, hold=hold)
-        )
-        if not done:
+        now = self._clock()
+
+        def write(conn: Connection) -> bool:
+            before = jobs_db.lock(conn, job.id)
+            done = jobs_db.touch(conn, job.id, state={JobState.RECEIVED}, hold=hold)
+            if done and before is not None and before.hold is not hold:
+                self._audit(conn, caller, "job.hold" if hold else "job.release", job, now)
+            return done
+
+        if not self._db.write(write):
             raise _not_held(self.get(caller, job_id), hold)
         self._wake()
         return self.get(caller, job_id)
