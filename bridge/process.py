@@ -131,7 +131,8 @@ def start_time(pid: int) -> str | None:
     """When a process started, in clock ticks since boot, or None if it is gone.
 
     A pid is used again after its process ended; pid, start time and
-    ``boot_id()`` together name one process for good. A zombie is gone.
+    ``boot_id()`` together name one process for good. A zombie is gone, unless threads
+    of it are left: they may still run, and hold its files and ports.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
@@ -139,8 +140,9 @@ def start_time(pid: int) -> str | None:
         return None
     # The second field is the name in brackets and may hold anything.
     fields = stat.rpartition(")")[2].split()
-    state, ticks = fields[0], fields[19]
-    return None if state in "ZX" else ticks
+    state, threads, ticks = fields[0], int(fields[17]), fields[19]
+    # It is the state of the first thread alone; the last one out closes what all share.
+    return None if state in "ZX" and threads <= 1 else ticks
 
 
 def is_alive(pid: int, started: str | None) -> bool:

@@ -134,9 +134,10 @@ read_node_conf() {
 # --- processes -------------------------------------------------------------------
 
 # When a process started, in ticks since boot: with its number, what no other has. Nothing
-# for one that has ended, though nobody has reaped it yet.
+# for one that has ended, though nobody has reaped it yet; the state is that of its first
+# thread, and others may still run.
 start_time() { # pid
-    sed -n 's/^.*) //p' "/proc/$1/stat" 2>/dev/null | awk '$1 != "Z" { print $20 }'
+    sed -n 's/^.*) //p' "/proc/$1/stat" 2>/dev/null | awk '$1 != "Z" || $18 > 1 { print $20 }'
 }
 
 boot_id() {

@@ -10,7 +10,6 @@ import signal
 import socket
 import stat
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -239,28 +238,6 @@ def test_it_is_started_again_when_it_died(storage: EmbeddedS3) -> None:
     assert pid_of(storage) != pid
     assert s3.get_object(Bucket="kept", Key="k")["Body"].read() == b"still here"
     s3.close()
-
-
-def listener(host: str, port: int) -> socket.socket | None:
-    try:
-        return socket.create_server((host, port))
-    except OSError:
-        return None
-
-
-def test_a_killed_one_may_still_have_its_port_for_a_moment(storage: EmbeddedS3, bind: str) -> None:
-    storage.start()
-    pid = pid_of(storage)
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not alive(pid))
-    host, port = bind.split(":")
-    last_thread = eventually(lambda: listener(host, int(port)))
-    assert last_thread is not None
-    gone = threading.Timer(0.3, last_thread.close)
-    gone.start()
-    storage.ensure()
-    gone.join()
-    assert pid_of(storage) != pid
 
 
 def test_stop_ends_it_and_can_be_repeated(storage: EmbeddedS3) -> None:

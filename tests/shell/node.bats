@@ -507,6 +507,15 @@ END
     with_lib '! is_alive "$DIR/none"'
 }
 
+@test "processes: one lives as long as its last thread" {
+    python3 -P "$ROOT/tests/support/half_ended.py" >/dev/null 3>&- &
+    until grep -qs ') Z ' "/proc/$!/stat"; do sleep 0.05; done
+    [ -n "$(with_lib "start_time $!")" ]
+    kill -KILL $!
+    wait $! || true
+    [ -z "$(with_lib "start_time $!")" ]
+}
+
 # --- units ---------------------------------------------------------------------------
 
 @test "units: systemd has nothing to say about them" {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from bridge import process
 from bridge.connectors.local.connector import LocalConnector
 from bridge.connectors.local.layout import AttemptDir
 from bridge.connectors.local.steps import Mark, Step, read
@@ -139,11 +140,7 @@ def bucket_ids(node: LocalNode) -> list[UUID]:
 
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+    return process.start_time(pid) is not None
 
 
 def command_lines() -> str:

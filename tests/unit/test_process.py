@@ -12,6 +12,7 @@ import pytest
 
 from bridge import process
 from bridge.errors import ProcessError
+from tests.support import half_ended
 from tests.support.poll import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,6 +120,15 @@ def test_alive_means_the_same_process() -> None:
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not process.is_alive(pid, started))
     assert process.start_time(pid) is None
+
+
+def test_a_process_lives_as_long_as_its_last_thread() -> None:
+    pid = process.spawn_detached([sys.executable, "-P", half_ended.__file__])
+    started = process.start_time(pid)
+    eventually(lambda: ") Z " in Path(f"/proc/{pid}/stat").read_text())
+    assert started is not None and process.is_alive(pid, started)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: process.start_time(pid) is None)
 
 
 def test_a_name_with_brackets_does_not_confuse_the_start_time(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from bridge import process
 from bridge.connectors.local.steps import Stop
 
 WAKE: Final = signal.SIGUSR1
@@ -151,7 +152,7 @@ def _children() -> list[int]:
             continue
         with contextlib.suppress(OSError):
             stat = Path("/proc", entry, "stat").read_text(errors="replace")
-            state, parent = stat.rpartition(")")[2].split()[:2]
-            if int(parent) == os.getpid() and state not in "ZX":
+            parent = stat.rpartition(")")[2].split()[1]
+            if int(parent) == os.getpid() and process.start_time(int(entry)) is not None:
                 found.append(int(entry))
     return found

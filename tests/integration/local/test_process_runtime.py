@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bridge.connectors.local.steps import Mark
 from bridge.errors import ConnectorUnavailable, JobRejected
 from bridge.models.attempt import Cause, Handle, Observed
 from bridge.models.job import Phase
+from tests.support import half_ended
 from tests.support.local import LocalNode, alive, bucket_ids, command_lines
 from tests.support.poll import eventually
 from tests.support.room import free, largest
@@ -159,11 +161,13 @@ def test_what_a_job_leaves_behind_is_killed(node: LocalNode) -> None:
     handle = node.submit(
         "sleep 600 & echo $! >pids\n"
         "(setsid sh -c 'sleep 600 & echo $! >>pids; echo $$ >>pids; wait' &)\n"
-        "while [ $(wc -l <pids) -lt 3 ]; do sleep 0.02; done"
+        f"setsid {sys.executable} -P {half_ended.__file__} >half &\n"
+        "while [ $(wc -l <pids) -lt 3 ]; do sleep 0.02; done\n"
+        "until grep -q ') Z ' /proc/$(cat half)/stat; do sleep 0.02; done"
     )
     assert node.wait(handle).exit_code == 0
-    pids = [int(line) for line in node.get(handle, "pids").split()]
-    assert len(pids) == 3
+    pids = [int(line) for name in ("pids", "half") for line in node.get(handle, name).split()]
+    assert len(pids) == 4
     assert not any(alive(pid) for pid in pids)
 
 
