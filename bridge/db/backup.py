@@ -10,6 +10,7 @@ import contextlib
 import os
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -47,8 +48,15 @@ _VARIABLES: Final = {
     "application_name": "PGAPPNAME",
     "connect_timeout": "PGCONNECT_TIMEOUT",
 }
+# The server knows of a connection for a moment after its end.
+_PATIENCE_S: Final = 3.0
+_LOOK_EVERY_S: Final = 0.05
 # A transaction looks at who is connected once, unless it is told to look again.
-_LOOK_AGAIN: Final = "SELECT pg_stat_clear_snapshot()"
+_AWAIT_NOBODY: Final = (
+    f"DO $$ BEGIN FOR look IN 1..{_PATIENCE_S / _LOOK_EVERY_S:.0f} LOOP"
+    f" PERFORM pg_stat_clear_snapshot(); IF NOT EXISTS (SELECT 1 {_OTHERS}) THEN RETURN; END IF;"
+    f" PERFORM pg_sleep({_LOOK_EVERY_S}); END LOOP; RAISE EXCEPTION '{IN_USE}'; END $$"
+)
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -108,8 +116,12 @@ def restore_sqlite(backup: Path, target: Path, now: float) -> int:
 
 def refuse_if_connected(db: Database) -> None:
     """Raises Conflict while another process of this program uses a PostgreSQL database."""
-    if db.look_up(lambda conn: conn.execute(text(f"SELECT count(*) {_OTHERS}")).scalar_one()):
-        raise Conflict(IN_USE, RUNNING_HINT)
+    until = time.monotonic() + _PATIENCE_S
+    others = text(f"SELECT count(*) {_OTHERS}")
+    while db.look_up(lambda conn: conn.execute(others).scalar_one()):
+        if time.monotonic() > until:
+            raise Conflict(IN_USE, RUNNING_HINT)
+        time.sleep(_LOOK_EVERY_S)
 
 
 def refusal(said: Iterable[str]) -> BridgeError | None:
@@ -143,8 +155,7 @@ def around_restore(*, above: int, now: float) -> tuple[str, str]:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     sql = str(start.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
     # What brings the tables back leaves no schema to look for names in.
-    others = _refuse(f"EXISTS (SELECT 1 {_OTHERS})", IN_USE)
-    after = ("RESET search_path", *_refuse_unknown(), sql, _LOOK_AGAIN, others)
+    after = ("RESET search_path", *_refuse_unknown(), sql, _AWAIT_NOBODY)
     return f"DROP TABLE IF EXISTS {', '.join(TABLES)} CASCADE", "; ".join(after)
 
 

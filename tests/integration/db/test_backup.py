@@ -6,6 +6,7 @@ import errno
 import os
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -202,8 +203,50 @@ class TestSqlite:
         db.close()
 
 
-@pytest.mark.needs("postgres")
-@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def before_psql(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> threading.Event:
+    """Act when a restore has looked who is connected; set as soon as it was done."""
+    run, done = process.run, threading.Event()
+
+    def run_late(argv: list[str], **more: Any) -> Any:
+        if argv[0] == "psql":
+            act()
+            done.set()
+        return run(argv, **more)
+
+    monkeypatch.setattr(process, "run", run_late)
+    return done
+
+
+on_postgresql = pytest.mark.parametrize(
+    "database_url", [pytest.param("postgres", marks=pytest.mark.needs("postgres"))], indirect=True
+)
+
+
+@on_postgresql
+@pytest.mark.parametrize("comes", ["early", "late"])
+def test_who_leaves_is_waited_for(
+    lab: Lab, database_url: str, file: Path, monkeypatch: pytest.MonkeyPatch, comes: str
+) -> None:
+    """As the server does not know at once of a connection that has ended."""
+    this(lab.db)
+    backup.make(database_url, file)
+    lab.db.close()
+    other = Database(database_url)
+    leaving = threading.Timer(0.3, other.close)
+
+    def come() -> None:
+        other.ping()
+        leaving.start()
+
+    if comes == "early":
+        come()
+    else:
+        before_psql(monkeypatch, come)
+    assert backup.restore(database_url, file) == 2
+    leaving.join()
+
+
+@on_postgresql
 def test_somebody_who_connects_meanwhile_is_not_overrun(
     lab: Lab, database_url: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,16 +255,10 @@ def test_somebody_who_connects_meanwhile_is_not_overrun(
     job = lab.add_job()
     lab.db.close()
     late = Database(database_url)
-    run = process.run
-
-    def run_late(argv: list[str], **more: Any) -> Any:
-        if argv[0] == "psql":
-            late.ping()
-        return run(argv, **more)
-
-    monkeypatch.setattr(process, "run", run_late)
+    connected = before_psql(monkeypatch, late.ping)
     with pytest.raises(Conflict, match="in use"):
         backup.restore(database_url, file)
+    assert connected.is_set()
     assert late.read(lambda conn: jobs.get(conn, job)) is not None
     assert this(late).epoch == 1
     late.close()
