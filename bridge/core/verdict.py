@@ -82,6 +82,8 @@ _WORDS: Final = {
 
 # Ends after which the results are in the bucket, as far as there are any.
 _UPLOADED: Final = frozenset({Cause.CANCELED, Cause.EXIT, Cause.OOM, Cause.TIMEOUT})
+# Why we stop what we end without the scheduler's word. It may yet come back.
+_GIVEN_UP: Final = frozenset({Cause.NODE_LOST, Cause.INTERNAL})
 
 
 def decide(
@@ -158,9 +160,10 @@ def _outcome(
     if attempt.stop_cause is Cause.TIMEOUT:
         return JobState.FAILED, Cause.TIMEOUT, _timed_out(job, seen)
     stopped = seen.cause in (Cause.CANCELED, Cause.EXIT)
-    if seen.cause is Cause.CANCELED and attempt.stop_cause is Cause.NODE_LOST:
-        # We gave it up with its node, and the end reached us before that was stored.
-        return JobState.FAILED, Cause.NODE_LOST, _WORDS[Cause.NODE_LOST]
+    if seen.cause is Cause.CANCELED and _was_given_up(attempt):
+        # The end reached us before ours was stored.
+        lost = attempt.stop_cause or Cause.NODE_LOST
+        return JobState.FAILED, lost, _WORDS[lost]
     if seen.cause is Cause.WITHDRAWN or (stopped and attempt.stop_cause is Cause.WITHDRAWN):
         return _withdrawn(job, seen, policy)
     return JobState.FAILED, seen.cause, seen.reason or _words(seen.cause, seen.exit_code)
@@ -257,9 +260,16 @@ def _unknown(
         end = _asked_to_stop(job, attempt, lost, words, node=node, last=since)
         return Decision(end=end, stop=end.cause)
     progress = _same(job, attempt, unknown_since=since, reason=reason)
-    if _comes_too_late(job, attempt, progress):
+    if _lapses(job, attempt, progress):
         return Decision(progress=_without_wish(progress))
     return Decision(progress=progress, stop=_wanted_stop(job, attempt, now, policy))
+
+
+def _is_overdue(job: Job, phase: Phase | None, started_at: float | None, now: float) -> bool:
+    """Whether its program has run for too long; uploads may take as long as they need."""
+    if started_at is None or phase is Phase.UPLOADING:
+        return False
+    return now - started_at > job.time_limit_s
 
 
 def _same(
@@ -297,29 +307,40 @@ def _alive(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Po
         stop_cause=attempt.stop_cause,
         stop_requested_at=attempt.stop_requested_at,
     )
-    if _comes_too_late(job, attempt, progress):
-        return Decision(progress=_without_wish(progress))
-    stop = _wanted_stop(job, attempt, now, policy)
-    overdue = (
-        seen.state is Observed.RUNNING
-        and seen.phase is not Phase.UPLOADING
-        and started_at is not None
-        and now - started_at > job.time_limit_s
-    )
-    if stop is None and attempt.stop_cause is None and overdue:
-        stop = Cause.TIMEOUT
-    return Decision(progress=progress, stop=stop)
+    if _lapses(job, attempt, progress):
+        progress = _without_wish(progress)
+    else:
+        stop = _wanted_stop(job, attempt, now, policy)
+        if stop is not None:
+            return Decision(progress=progress, stop=stop)
+    overdue = seen.state is Observed.RUNNING and _is_overdue(job, seen.phase, started_at, now)
+    timed_out = overdue and progress.stop_cause is None
+    return Decision(progress=progress, stop=Cause.TIMEOUT if timed_out else None)
 
 
-def _comes_too_late(job: Job, attempt: Attempt, seen: Progress) -> bool:
-    """Whether a withdrawal meets what has a machine by now: that runs to its end."""
-    withdrawn = attempt.stop_cause is Cause.WITHDRAWN and attempt.stop_sent_at is None
+def _lapses(job: Job, attempt: Attempt, seen: Progress) -> bool:
+    """Whether nobody wants any more that it stops, and no scheduler has confirmed that it will:
+    a withdrawal that meets what has a machine by now, or what we gave up and is not lost.
+    """
+    if attempt.stop_sent_at is not None or job.cancel_requested_at is not None:
+        return False
     placed = seen.attempt is AttemptState.RUNNING or seen.node is not None
-    return withdrawn and placed and job.cancel_requested_at is None
+    withdrawn = attempt.stop_cause is Cause.WITHDRAWN
+    return (withdrawn and placed) or attempt.stop_cause in _GIVEN_UP
 
 
 def _without_wish(progress: Progress) -> Progress:
-    return msgspec.structs.replace(progress, stop_cause=None, stop_requested_at=None)
+    """When a stop of what was given up was asked for stays: see ``_was_given_up``."""
+    asked = progress.stop_requested_at if progress.stop_cause in _GIVEN_UP else None
+    return msgspec.structs.replace(progress, stop_cause=None, stop_requested_at=asked)
+
+
+def _was_given_up(attempt: Attempt) -> bool:
+    """Whether a stop is our doing, because we took it for lost. The call may have arrived
+    though nothing was answered, and the wish has lapsed since.
+    """
+    lapsed = attempt.stop_cause is None and attempt.stop_requested_at is not None
+    return lapsed or attempt.stop_cause in _GIVEN_UP
 
 
 def _wanted_stop(job: Job, attempt: Attempt, now: float, policy: Policy) -> Cause | None:

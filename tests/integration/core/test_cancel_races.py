@@ -9,9 +9,9 @@ import pytest
 
 from bridge import points
 from bridge.db import usage
-from bridge.errors import JobRejected
-from bridge.models.attempt import AttemptSpec, Cause, Observed
-from bridge.models.job import Job, JobState
+from bridge.errors import ConnectorUnavailable, JobRejected
+from bridge.models.attempt import AttemptSpec, Cause, Handle, Observed
+from bridge.models.job import Job, JobState, Phase
 from bridge.points import Point
 from tests.integration.core.conftest import House
 from tests.integration.core.scenes import (
@@ -250,3 +250,56 @@ class TestCancelWhileAnEndIsJudged:
         house.pass_time(1000)
         house.step()
         assert len(house.scheduler.submits) == 1
+
+
+class TestStopOfWhatIsGivenUp:
+    """Its node comes back before the stop is confirmed."""
+
+    @pytest.fixture
+    def job(self, house: House, monkeypatch: pytest.MonkeyPatch) -> Job:
+        def refuse(handle: Handle) -> None:
+            raise ConnectorUnavailable("status 500", retry_after=1.0)
+
+        job = running(house)
+        house.scheduler.show(Observed.UNKNOWN, node="n1")
+        house.step()
+        with monkeypatch.context() as patch:
+            patch.setattr(house.scheduler, "cancel", refuse)
+            house.pass_time(601)
+            house.step()
+        [attempt] = attempts_of(house, job)
+        assert (attempt.stop_cause, attempt.stop_sent_at) == (Cause.NODE_LOST, None)
+        house.scheduler.show(Observed.RUNNING, phase=Phase.EXECUTING, node="n1")
+        house.pass_time(60)
+        house.step()
+        return job
+
+    def test_it_runs_to_its_end(self, house: House, job: Job) -> None:
+        assert (house.scheduler.cancels, house.job(job).state) == ([], JobState.RUNNING)
+        house.scheduler.show(Observed.ENDED)
+        house.step()
+        assert house.job(job).state is JobState.COMPLETED
+
+    def test_it_is_given_up_again_should_the_node_go_again(self, house: House, job: Job) -> None:
+        house.scheduler.show(Observed.UNKNOWN, node="n1")
+        house.step()
+        house.pass_time(599)
+        house.step()
+        assert house.job(job).state is JobState.RUNNING
+        house.pass_time(2)
+        house.step()
+        assert house.job(job).state is JobState.RECEIVED
+        assert len(house.scheduler.cancels) == 1
+
+    def test_it_can_be_canceled(self, house: House, job: Job) -> None:
+        house.jobs.cancel(house.ada, job.id)
+        house.step()
+        assert len(house.scheduler.cancels) == 1
+        house.scheduler.show(Observed.ENDED, cause=Cause.CANCELED)
+        house.step()
+        assert house.job(job).state is JobState.CANCELED
+
+    def test_a_call_that_arrived_all_the_same_is_a_lost_node(self, house: House, job: Job) -> None:
+        house.scheduler.show(Observed.ENDED, cause=Cause.CANCELED)
+        house.step()
+        assert house.job(job).state is JobState.RECEIVED

@@ -320,6 +320,68 @@ class TestAlive:
         assert look(one, self.running(NOW - 5), job(cancel_requested_at=1.0)).stop is Cause.CANCELED
 
 
+class TestGivenUp:
+    """The wish to stop what is given up with its node."""
+
+    UNSENT: ClassVar[dict[str, Any]] = {
+        "stop_cause": Cause.NODE_LOST,
+        "stop_requested_at": NOW - 5,
+        "unknown_since": NOW - 605,
+    }
+    BACK: ClassVar[list[Observation]] = [
+        Observation(state=Observed.PENDING),
+        Observation(state=Observed.PENDING, node="n1"),
+        Observation(state=Observed.RUNNING, node="n1", started_at=NOW - 50),
+    ]
+
+    @pytest.mark.parametrize("seen", BACK)
+    @pytest.mark.parametrize("cause", [Cause.NODE_LOST, Cause.INTERNAL])
+    def test_that_was_never_sent_ends_when_it_is_back(
+        self, seen: Observation, cause: Cause
+    ) -> None:
+        decision = look(attempt(**self.UNSENT | {"stop_cause": cause}), seen)
+        assert decision.stop is None and decision.progress is not None
+        assert decision.progress.stop_cause is None
+
+    @pytest.mark.parametrize("seen", BACK)
+    @pytest.mark.parametrize(
+        ("more", "canceled"), [({"stop_sent_at": NOW - 40}, None), ({}, NOW - 1)]
+    )
+    def test_that_was_sent_or_is_wanted_by_the_user_too_stands(
+        self, seen: Observation, more: dict[str, Any], canceled: float | None
+    ) -> None:
+        one = attempt(**self.UNSENT | {"stop_requested_at": NOW - 50} | more)
+        assert look(one, seen, job(cancel_requested_at=canceled)).stop is not None
+
+    def test_of_what_is_beyond_its_time_becomes_one_for_that(self) -> None:
+        one = attempt(started_at=NOW - 700, state=AttemptState.RUNNING, **self.UNSENT)
+        decision = look(one, Observation(state=Observed.RUNNING, node="n1"))
+        assert decision.stop is Cause.TIMEOUT and decision.progress is not None
+        assert decision.progress.stop_cause is None
+
+    def test_ends_with_a_pause_too_and_the_grace_is_whole_again(self) -> None:
+        away = Observation(state=Observed.UNKNOWN, node="n1")
+        decision = look(attempt(**self.UNSENT), away, watched_since=NOW - 60)
+        assert decision.stop is None and decision.progress is not None
+        assert decision.progress.stop_cause is None
+
+    def test_whose_call_arrived_though_nothing_was_answered_is_still_ours(self) -> None:
+        one = attempt(**self.UNSENT)
+        progress = look(one, Observation(state=Observed.RUNNING, node="n1")).progress
+        assert progress is not None
+        back = msgspec.structs.replace(
+            one, stop_cause=progress.stop_cause, stop_requested_at=progress.stop_requested_at
+        )
+        for given_up in (one, back):
+            end = end_of(look(given_up, ended(Cause.CANCELED)))
+            assert (end.job, end.cause) == (JobState.FAILED, Cause.NODE_LOST)
+
+    @pytest.mark.parametrize("cause", [None, Cause.EXIT])
+    def test_does_not_hide_how_it_ended_by_itself(self, cause: Cause | None) -> None:
+        end = end_of(look(attempt(started_at=NOW - 700, **self.UNSENT), ended(cause)))
+        assert end.cause is cause
+
+
 class TestWithdrawn:
     WANTED: ClassVar[dict[str, Any]] = {
         "stop_cause": Cause.WITHDRAWN,
@@ -378,28 +440,41 @@ _times = st.none() | st.floats(min_value=0, max_value=NOW)
         ended_at=_times,
     ),
     canceled=_times,
-    stop=st.none() | st.sampled_from([Cause.CANCELED, Cause.TIMEOUT, Cause.WITHDRAWN]),
+    stop=st.none()
+    | st.sampled_from([Cause.CANCELED, Cause.TIMEOUT, Cause.WITHDRAWN, Cause.NODE_LOST]),
+    sent=_times,
+    started=_times,
     unknown=_times,
     missing=_times,
+    watched_since=st.floats(min_value=0, max_value=NOW),
 )
 def test_every_verdict_is_a_legal_move(
     state: JobState,
     seen: Observation,
     canceled: float | None,
     stop: Cause | None,
+    sent: float | None,
+    started: float | None,
     unknown: float | None,
     missing: float | None,
+    watched_since: float,
 ) -> None:
     one = attempt(
         state=AttemptState.RUNNING if state is JobState.RUNNING else AttemptState.SUBMITTED,
+        started_at=started,
         stop_cause=stop,
+        stop_sent_at=sent if stop else None,
         unknown_since=unknown,
         missing_since=missing,
     )
-    decision = look(one, seen, job(state=state, cancel_requested_at=canceled))
+    of = job(state=state, cancel_requested_at=canceled)
+    decision = look(one, seen, of, watched_since)
     target = decision.end.job if decision.end else decision.progress and decision.progress.job
     assert target is None or target == state or target in MOVES[state]
     if decision.end and decision.end.job is JobState.COMPLETED:
         assert seen.state is Observed.ENDED and seen.cause is None
     if decision.end and decision.end.job is JobState.RECEIVED:
         assert canceled is None
+    if decision.progress and seen.state is not Observed.GONE and canceled is None:
+        # What nobody was told is not held against an attempt that lives.
+        assert decision.stop is not Cause.NODE_LOST or sent is not None
