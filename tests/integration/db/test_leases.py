@@ -12,13 +12,10 @@ from bridge.db import leases
 from bridge.db.engine import Database
 from bridge.db.leases import Held
 from bridge.db.tables import leases as table
-from tests.support.poll import eventually
 
 
-def take(db: Database, holder: str, lasts_s: float = 60.0, dead: str | None = None) -> Held | None:
-    return db.write(
-        lambda conn: leases.take(conn, "loops", holder=holder, lasts_s=lasts_s, dead=dead)
-    )
+def take(db: Database, holder: str, dead: str | None = None) -> Held | None:
+    return db.write(lambda conn: leases.take(conn, "loops", holder=holder, lasts_s=60.0, dead=dead))
 
 
 def renew(db: Database, held: Held) -> bool:
@@ -29,8 +26,8 @@ def holds(db: Database, held: Held) -> bool:
     return db.write(lambda conn: leases.holds(conn, held))
 
 
-def first(db: Database, lasts_s: float = 60.0) -> Held:
-    held = take(db, "a", lasts_s)
+def first(db: Database) -> Held:
+    held = take(db, "a")
     assert held is not None
     return held
 
@@ -39,14 +36,16 @@ def holder_of(db: Database) -> tuple[str, bool] | None:
     return db.read(lambda conn: leases.holder_of(conn, "loops", lasts_s=60.0))
 
 
-def run_out(db: Database) -> None:
-    eventually(lambda: (holder_of(db) or ("", False))[1])
-
-
 def put_clock_back(db: Database, by_s: float) -> None:
     """As it then looks: what is stored lies further ahead."""
     later = table.c.expires_at + by_s
     db.write(lambda conn: conn.execute(update(table).values(expires_at=later)))
+
+
+def run_out(db: Database) -> None:
+    """A minute passes."""
+    put_clock_back(db, -61.0)
+    assert holder_of(db) == ("a", True)
 
 
 def test_is_held_by_one(db: Database) -> None:
@@ -59,7 +58,9 @@ def test_is_held_by_one(db: Database) -> None:
 
 
 def test_goes_to_another_when_it_has_run_out(db: Database) -> None:
-    old = first(db, lasts_s=0.5)
+    old = first(db)
+    put_clock_back(db, -30.0)
+    assert holder_of(db) == ("a", False) and take(db, "b") is None
     run_out(db)
     new = take(db, "b")
     assert new is not None and new.fence == 2
@@ -69,7 +70,7 @@ def test_goes_to_another_when_it_has_run_out(db: Database) -> None:
 
 
 def test_stays_when_it_has_run_out_and_nobody_wanted_it(db: Database) -> None:
-    held = first(db, lasts_s=0.5)
+    held = first(db)
     run_out(db)
     assert holds(db, held) and renew(db, held)
 
@@ -85,7 +86,7 @@ def test_of_a_dead_or_leaving_holder_is_free_at_once(db: Database) -> None:
 
 
 def test_taken_again_by_the_same_name_has_another_fence(db: Database) -> None:
-    old = first(db, lasts_s=0.5)
+    old = first(db)
     run_out(db)
     new = take(db, "a")
     assert new is not None and new.fence == old.fence + 1

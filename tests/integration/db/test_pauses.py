@@ -8,7 +8,7 @@ from functools import partial
 from threading import Event, Thread
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Double, literal_column, select
 
 from bridge.db import identity, intake, jobs, leases, postgresql
 from bridge.db.engine import Connection, Database
@@ -16,6 +16,8 @@ from bridge.db.tables import leases as table
 from bridge.errors import Unavailable
 from bridge.models.job import JobState
 from tests.integration.db.conftest import NOW, Lab, new_job
+
+_CLOCK = literal_column("extract(epoch FROM clock_timestamp())", Double())
 
 pytestmark = pytest.mark.needs("postgres")
 
@@ -63,14 +65,14 @@ def test_what_a_paused_write_locks_is_free_soon(
     lab: Lab, other: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = lab.add_job()
-    locked = Event()
+    locked, resume = Event(), Event()
     lost: list[Unavailable] = []
 
     def pause() -> None:
         def write(conn: Connection) -> None:
             jobs.touch(conn, job_id, state={JobState.RECEIVED}, hold=True)
             locked.set()
-            time.sleep(1.5)
+            assert resume.wait(60)
             jobs.touch(conn, job_id, state={JobState.RECEIVED}, priority=7)
 
         try:
@@ -78,14 +80,14 @@ def test_what_a_paused_write_locks_is_free_soon(
         except Unavailable as error:
             lost.append(error)
 
-    monkeypatch.setattr(postgresql, "WRITING_IDLE_TIMEOUT_MS", 300)
     thread = Thread(target=pause)
-    thread.start()
-    assert locked.wait(10)
-    began = time.monotonic()
+    with monkeypatch.context() as patched:
+        patched.setattr(postgresql, "WRITING_IDLE_TIMEOUT_MS", 1000)
+        thread.start()
+        assert locked.wait(30)
     lab.db.write(lambda conn: jobs.touch(conn, job_id, state={JobState.RECEIVED}, priority=3))
-    assert time.monotonic() - began < 1.2
-    thread.join(10)
+    resume.set()  # only now
+    thread.join(30)
     assert len(lost) == 1
     job = lab.db.read(lambda conn: jobs.get(conn, job_id))
     assert job is not None and (job.hold, job.priority) == (False, 3)
@@ -94,18 +96,21 @@ def test_what_a_paused_write_locks_is_free_soon(
 def test_a_lease_is_renewed_for_its_whole_length_however_long_that_waited(
     lab: Lab, other: Database
 ) -> None:
-    held = lab.db.write(lambda conn: leases.take(conn, "loops", holder="a", lasts_s=1.0))
+    held = lab.db.write(lambda conn: leases.take(conn, "loops", holder="a", lasts_s=60.0))
     assert held is not None
     reading = Event()
+    released: list[float] = []
 
     def read_the_row(conn: Connection) -> None:
         conn.execute(select(table.c.fence).with_for_update(read=True))
         reading.set()
         time.sleep(1.2)
+        released.append(conn.execute(select(_CLOCK)).scalar_one())
 
     reader = Thread(target=lambda: other.write(read_the_row))
     reader.start()
-    assert reading.wait(10)
+    assert reading.wait(30)
     assert lab.db.write(partial(leases.renew, held=held))
-    reader.join(10)
-    assert lab.db.read(lambda conn: leases.holder_of(conn, "loops", lasts_s=1.0)) == ("a", False)
+    reader.join(30)
+    end = lab.db.read(lambda conn: conn.execute(select(table.c.expires_at)).scalar_one())
+    assert end >= released[0] + 60.0
