@@ -55,18 +55,20 @@ class Held:
 
         def hold(_: Connection) -> None:
             begun.set()
-            assert self.go.wait(10)
+            assert self.go.wait(60)
 
         self.first = self.pool.submit(db.write, hold)
         assert begun.wait(10)
 
-    def write(self, *changes: Callable[[Connection], Any]) -> list[Future[Any]]:
+    def write(
+        self, *changes: Callable[[Connection], Any], lasting: bool = True
+    ) -> list[Future[Any]]:
         waiting = store(self.db)._writer._waiting
         futures = []
         for change in changes:  # one by one, so that their order is known
             size = len(waiting)
-            futures.append(self.pool.submit(self.db.write, change))
-            eventually(lambda size=size: len(waiting) > size)  # type: ignore[misc]
+            futures.append(self.pool.submit(self.db.write, change, lasting=lasting))
+            eventually(lambda size=size: len(waiting) > size, every=0.001)  # type: ignore[misc]
         return futures
 
     def release(self) -> None:
@@ -179,7 +181,7 @@ def test_a_change_that_cannot_begin_in_time_is_not_made(
     db = Database(f"sqlite:///{tmp_path}/bridge.db")
     db.write(lambda conn: conn.execute(text("CREATE TABLE t (n INTEGER UNIQUE)")))
     held = Held(db)
-    [late] = held.write(add(1))
+    late = held.pool.submit(db.write, add(1))  # it may queue too shortly for us to see it
     assert isinstance(late.exception(10), Unavailable)
     assert not held.first.done()  # what has begun is waited for
     held.release()
@@ -227,10 +229,7 @@ class TestLasting:
         assert db.write(self.waits)
 
     def test_together_with_what_must_it_does(self, db: Database, held: Held) -> None:
-        both = [
-            held.pool.submit(db.write, self.waits, lasting=False),
-            *held.write(self.waits),
-        ]
+        both = [*held.write(self.waits, lasting=False), *held.write(self.waits)]
         held.release()
         assert [one.result(10) for one in both] == [True, True]
 
