@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from bridge import process
@@ -15,6 +16,12 @@ from tests.support import hermetic, needs, nomad_cluster, postgres, s3
 hermetic.scrub_environment()
 hermetic.hear_interrupts()
 hermetic.forbid_outside_addresses()
+
+# How long an example takes, also to be made, says more about the machine.
+hypothesis.settings.register_profile(
+    "any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any-machine")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -28,8 +28,7 @@ half_right = st.dictionaries(
 )
 
 
-# No deadline: how long one example takes says more about the machine.
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 
 
 @quick
