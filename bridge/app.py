@@ -34,18 +34,18 @@ from bridge.core.pages import Pages
 from bridge.core.patience import Patience
 from bridge.core.queue import Reserve
 from bridge.core.quota import Quota
+from bridge.core.readiness import Readiness
 from bridge.core.reconcile import Reconciler
 from bridge.core.retry import Rules
 from bridge.core.selftest import Selftests
 from bridge.core.sets import Sets
+from bridge.core.tidings import Tidings
 from bridge.core.usage import Usage
 from bridge.core.verdict import Policy
 from bridge.db import instance
 from bridge.db.engine import Database, Transactions
 from bridge.embedded import EmbeddedS3
-from bridge.errors import BridgeError, ConfigError, Unavailable
-
-_KEPT: Final = "Submissions are kept and go on when it answers again."
+from bridge.errors import BridgeError, ConfigError
 
 
 @dataclass(frozen=True)
@@ -69,35 +69,14 @@ class Bridge:
     node_watch: NodeWatch
     leader: Leader
     patience: Patience
+    tidings: Tidings
+    readiness: Readiness
     storage: EmbeddedS3 | None
     wake: threading.Event
 
     def ready(self) -> list[Finding]:
         """What must be true for jobs to be taken, and to move on."""
-        schedulers = [one for name in self.connectors for one in self._scheduler(name)]
-        return [self._database(), self._role(), *schedulers]
-
-    def _database(self) -> Finding:
-        try:
-            self.db.ping()
-        except Unavailable as exc:
-            return Finding("database", False, exc.message, exc.hint)
-        return Finding("database", True)
-
-    def _role(self) -> Finding:
-        """Both roles take submissions; only the leader hands jobs over."""
-        return Finding("role", True, "leader" if self.leader.leads else "follower")
-
-    def _scheduler(self, name: str) -> list[Finding]:
-        """What the loops of the leader met lately; a follower asks no scheduler."""
-        what = f"connector {name}"
-        faults = self.patience.faults(name) if self.leader.leads else []
-        if not faults:
-            return [Finding(what, True)]
-        return [
-            Finding(what, False, detail, f"{hint} {_KEPT}".lstrip(), degrades=True)
-            for detail, hint in sorted({(fault.detail, fault.hint) for fault in faults})
-        ]
+        return self.readiness.findings()
 
     def close(self) -> None:
         """Let calls under way finish, then close the database. Jobs go on."""
@@ -116,22 +95,15 @@ def open_database(config: Config) -> Database:
 def build(config: Config) -> Bridge:
     """Wire everything together; starts nothing. Raises ConfigError, Unavailable."""
     db = open_database(config)
-    try:
-        this = db.write(instance.get_or_create)
-        prefix = f"bridge-{this.name}-"
-        connectors: dict[str, Connector] = {
-            name: _CONNECTORS[name](config, prefix) for name in config.connectors
-        }
-    except BridgeError:
-        db.close()
-        raise
+    this, prefix, connectors = _begun(config, db)
     wake = threading.Event()
     access = Access(db)
     leader = _leader(config, db, this)
     fenced = Fenced(db, leader)
     patience = Patience()
+    tidings = Tidings(leader, patience, connectors)
     feeder = Feeder(fenced, connectors, prefix=prefix, pace=_pace(config), patience=patience)
-    jobs, sets = _jobs(config, db, _outlook(config, db, connectors, leader, patience), wake)
+    jobs, sets = _jobs(config, db, _outlook(config, db, connectors, tidings), wake)
     return Bridge(
         db=db,
         connectors=connectors,
@@ -150,17 +122,26 @@ def build(config: Config) -> Bridge:
         node_watch=_node_watch(config, fenced, connectors, patience),
         leader=leader,
         patience=patience,
+        tidings=tidings,
+        readiness=Readiness(db, connectors, leader=leader, tidings=tidings),
         storage=embedded_storage(config),
         wake=wake,
     )
 
 
+def _begun(config: Config, db: Database) -> tuple[instance.Instance, str, Mapping[str, Connector]]:
+    """Who this bridge is, how its attempts' names begin, its connectors by name."""
+    try:
+        this = db.write(instance.get_or_create)
+        prefix = f"bridge-{this.name}-"
+        return this, prefix, {name: _CONNECTORS[name](config, prefix) for name in config.connectors}
+    except BridgeError:
+        db.close()
+        raise
+
+
 def _outlook(
-    config: Config,
-    db: Database,
-    connectors: Mapping[str, Connector],
-    leader: Leader,
-    patience: Patience,
+    config: Config, db: Database, connectors: Mapping[str, Connector], tidings: Tidings
 ) -> Outlook:
     limits = config.limits
     return Outlook(
@@ -168,7 +149,7 @@ def _outlook(
         connectors,
         limits=Limits(per_user=limits.running_per_user, per_group=limits.running_per_group),
         half_life_s=config.queue.half_life_s,
-        faults=lambda name: patience.faults(name) if leader.leads else [],
+        faults=tidings.faults,
     )
 
 

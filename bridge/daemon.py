@@ -21,6 +21,7 @@ _FORGET_EVERY_S: Final = 30.0
 _FORGET_AT_LEAST_S: Final = 600.0  # what is still known there refuses a late submit
 _STORAGE_EVERY_S: Final = 5.0
 _USES_EVERY_S: Final = 5.0
+_TELL_EVERY_S: Final = 1.0
 _ARCHIVE_EVERY_S: Final = 300.0
 _LONGEST_BACK_OFF_S: Final = 30.0
 _LOOKS_PER_LEASE: Final = 4
@@ -128,6 +129,7 @@ def _leaders_loops(bridge: Bridge, config: Config) -> list[Loop]:
         Loop("forgetter", only(reconciler.forget), interval=_FORGET_EVERY_S),
         Loop("nodes", only(bridge.node_watch.step), interval=config.nodes.inspect_interval_s),
         Loop("archiver", only(bridge.archiver.step), interval=_ARCHIVE_EVERY_S),
+        Loop("tidings", only(bridge.tidings.tell), interval=_TELL_EVERY_S),
     ]
 
 

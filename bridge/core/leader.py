@@ -51,6 +51,7 @@ class Leader:
         self._lock = threading.Lock()
         self._held: leases.Held | None = None
         self._passes = 0
+        self._told: tuple[leases.Held, str] | None = None
 
     @property
     def leads(self) -> bool:
@@ -112,6 +113,28 @@ class Leader:
         except Unavailable as exc:
             # Then it runs out.
             _log.warning("action=release-lease fault=%s", exc.message)
+
+    def tell(self, words: str) -> None:
+        """Let all processes know, if this one leads; stored only when it is news.
+
+        Raises Unavailable.
+        """
+        held = self._held
+        if held is None:
+            return
+        before = self._told[1] if self._told and self._told[0] == held else ""
+        if words == before:
+            return
+        if self._db.write(lambda conn: leases.tell(conn, held, words), lasting=False):
+            self._told = (held, words)
+        else:
+            self._lose(held)
+
+    def told(self) -> str | None:
+        """What the leader told last, whichever process it is, or nothing; None while none
+        leads. Raises Unavailable.
+        """
+        return self._db.look_up(lambda conn: leases.told(conn, LEASE, lasts_s=self._lease_s))
 
     def while_leading(self, act: Callable[[], object]) -> Callable[[], None]:
         """``act``, done only by the leader, and given up when another took over."""

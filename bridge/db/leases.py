@@ -13,7 +13,18 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Double, literal_column, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    func,
+    literal_column,
+    not_,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bridge.db.tables import leases
@@ -56,7 +67,12 @@ def take(
     fence = conn.execute(
         statement.on_conflict_do_update(
             index_elements=[leases.c.name],
-            set_={"holder": holder, "fence": leases.c.fence + 1, "expires_at": until},
+            set_={
+                "holder": holder,
+                "fence": leases.c.fence + 1,
+                "expires_at": until,
+                "told": None,
+            },
             where=free,
         ).returning(leases.c.fence)
     ).scalar_one_or_none()
@@ -83,6 +99,20 @@ def holds(conn: Connection, held: Held) -> bool:
     _let_go_when_paused(conn, held.lasts_s)
     query = select(leases.c.fence).where(*_ours(held)).with_for_update(read=True)
     return conn.execute(query).first() is not None
+
+
+def tell(conn: Connection, held: Held, words: str) -> bool:
+    """Let all processes know; False when the lease was lost. Who takes it tells nothing yet."""
+    _let_go_when_paused(conn, held.lasts_s)
+    return conn.execute(update(leases).where(*_ours(held)).values(told=words)).rowcount == 1
+
+
+def told(conn: Connection, name: str, *, lasts_s: float) -> str | None:
+    """What the holder of a lease told last, or nothing; None while nobody holds it."""
+    query = select(func.coalesce(leases.c.told, "")).where(
+        leases.c.name == name, not_(_has_run_out(conn, lasts_s))
+    )
+    return conn.execute(query).scalar_one_or_none()
 
 
 def _set_end(conn: Connection, held: Held, end: ColumnElement[float]) -> bool:

@@ -318,6 +318,7 @@ leases: Final = Table(
     Column("holder", String(128), nullable=False),
     Column("fence", Integer, nullable=False),
     Column("expires_at", Double, nullable=False),
+    Column("told", Text),  # by the holder, to all processes
 )
 
 # Who did what. Never a secret, a bucket id or user data.

@@ -57,26 +57,55 @@ class TestReadiness:
         assert (ok, detail) == (False, "in g-lab: Permission denied")
         assert remedy.startswith("The token lacks purge-job.")
 
-    def test_a_follower_knows_of_nothing(self, config: Config, bridge: Bridge) -> None:
+    def test_another_reign_begins_without_the_faults_of_the_last(
+        self, config: Config, bridge: Bridge
+    ) -> None:
         bridge.leader.step()
         bridge.patience.failed("local", Act.LOOK, DENIED, "g-lab")
+        bridge.tidings.tell()
         bridge.leader.release()
-        assert findings(bridge) == [(True, "", "")]
         [lead] = [loop for loop in loops(bridge, config, str) if loop.name == "leader"]
         lead._act()
         assert bridge.leader.leads
-        assert findings(bridge) == [(True, "", "")]  # that was another reign
+        assert findings(bridge) == [(True, "", "")]
 
-    def test_explain_knows_it_where_readiness_does(self, bridge: Bridge) -> None:
-        group, secret = bridge.groups.add_group("lab", "ada", connector="local")
-        bridge.groups.rotate_compute_secret(bridge.access.by_secret(secret))
-        ada = bridge.access.by_secret(secret)
-        job = bridge.jobs.submit(ada, NewJob(bucket_id=uuid4(), image="a:1"))
-        bridge.leader.step()
-        bridge.patience.failed("local", Act.FEED, DENIED, group.name)
-        assert "now: Permission denied." in bridge.jobs.explain(ada, job.id).sentence
-        bridge.leader.release()
-        assert "Permission denied" not in bridge.jobs.explain(ada, job.id).sentence
+    def test_says_that_nobody_leads(self, bridge: Bridge) -> None:
+        [role] = [one for one in bridge.ready() if one.what == "role"]
+        assert (role.ok, role.degrades) == (False, True)
+        assert "no process leads" in role.detail
+        assert "takes over within seconds" in role.remedy
+
+
+class TestTwoProcesses:
+    @pytest.fixture
+    def pair(self, config: Config, bridge: Bridge) -> Iterator[tuple[Bridge, Bridge]]:
+        """One that leads, and one that follows."""
+        with Service(config) as one:
+            eventually(lambda: one.bridge.leader.leads)
+            yield one.bridge, bridge
+
+    def test_both_say_what_the_leader_met(self, pair: tuple[Bridge, Bridge]) -> None:
+        one, two = pair
+        one.patience.failed("local", Act.FORGET, DENIED, "g-lab", "bridge-t-1")
+        eventually(lambda: not all(ok for ok, _, _ in findings(two)))
+        assert findings(two) == findings(one)
+        assert [finding.detail for finding in two.ready() if finding.what == "role"] == ["follower"]
+        one.patience.worked("local", Act.FORGET, "g-lab")
+        eventually(lambda: findings(two) == findings(one) == [(True, "", "")])
+
+    def test_both_explain_by_it(self, pair: tuple[Bridge, Bridge]) -> None:
+        one, two = pair
+        group, secret = one.groups.add_group("lab", "ada", connector="local")
+        one.groups.rotate_compute_secret(one.access.by_secret(secret))
+        ada = one.access.by_secret(secret)
+        one.patience.failed("local", Act.FEED, DENIED, group.name)
+        job = one.jobs.submit(ada, NewJob(bucket_id=uuid4(), image="a:1"))
+
+        def said(bridge: Bridge) -> str:
+            return bridge.jobs.explain(ada, job.id).sentence
+
+        eventually(lambda: "now: Permission denied." in said(two))
+        assert said(one) == said(two)
 
 
 def test_a_reign_begins_with_what_others_handed_over(
