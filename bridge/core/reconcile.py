@@ -307,9 +307,9 @@ class Reconciler:
     def _apply(self, decisions: Sequence[tuple[AttemptOfJob, Decision]]) -> int:
         now = self._clock()
         ends = [
-            (one, follow_up(one.job, decision.end, now=now, rules=self._rules))
+            (one, end if end.for_good else follow_up(one.job, end, now=now, rules=self._rules))
             for one, decision in decisions
-            if decision.end
+            if (end := decision.end)
         ]
         progress = [
             (one, news)

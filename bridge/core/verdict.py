@@ -37,6 +37,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     job: JobState
     cause: Cause | None
     reason: str | None
+    for_good: bool = False  # no other attempt, whatever the cause
     retried: bool = False  # counts as a retry
     memory_mb: int | None = None  # for the next attempt, where it changes
     not_before: float | None = None  # the next attempt waits at least until then
@@ -115,7 +116,7 @@ def decide(
 def _ended(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Policy) -> End:
     state, cause, reason = _outcome(job, attempt, seen, policy)
     started_at, ended_at = _span(attempt, seen, now)
-    return End(
+    end = End(
         job=state,
         cause=cause,
         reason=reason,
@@ -124,6 +125,7 @@ def _ended(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Po
         started_at=started_at,
         ended_at=ended_at,
     )
+    return _unless_overdue(job, attempt, seen, now, end) if _was_given_up(attempt) else end
 
 
 def _started_at(attempt: Attempt, seen: Observation, now: float) -> float | None:
@@ -257,12 +259,25 @@ def _unknown(
         reason = seen.reason or f"node {node or '?'} is out of touch"
     if now - max(since, watched_since) >= policy.node_lost_after_s:
         words = reason if node is None else f"node {node} out of touch for {now - since:.0f} s"
-        end = _asked_to_stop(job, attempt, lost, words, node=node, last=since)
-        return Decision(end=end, stop=end.cause)
+        started = msgspec.structs.replace(attempt, started_at=_started_at(attempt, seen, now))
+        end = _asked_to_stop(job, started, lost, words, node=node, last=since)
+        return Decision(end=_unless_overdue(job, attempt, seen, now, end), stop=end.cause)
+    # Its time limit stops nothing now: the program may have ended in time, out there.
     progress = _same(job, attempt, unknown_since=since, reason=reason)
     if _lapses(job, attempt, progress):
         return Decision(progress=_without_wish(progress))
     return Decision(progress=progress, stop=_wanted_stop(job, attempt, now, policy))
+
+
+def _unless_overdue(job: Job, attempt: Attempt, seen: Observation, now: float, end: End) -> End:
+    """``end``, for good if its node was lost and its time is over by now: where nodes stay, what
+    takes too long is not tried again either.
+    """
+    started_at = _started_at(attempt, seen, now)
+    if end.cause is not Cause.NODE_LOST or not _is_overdue(job, job.phase, started_at, now):
+        return end
+    reason = f"{end.reason}; {_time_limit(job)}, so it is not tried again"
+    return msgspec.structs.replace(end, for_good=True, reason=reason)
 
 
 def _is_overdue(job: Job, phase: Phase | None, started_at: float | None, now: float) -> bool:

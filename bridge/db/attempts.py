@@ -297,10 +297,12 @@ def due(
 ) -> list[AttemptOfJob]:
     """Of the live attempts, those worth a look now: a hint named their native id, a
     wish to stop has not reached the scheduler, or the time limit is over. That is none
-    for uploads, which may take hours.
+    for uploads, which may take hours, nor for what is absent: it stops nothing there.
     """
     overdue = and_(
         attempts.c.stop_cause.is_(None),
+        attempts.c.unknown_since.is_(None),
+        attempts.c.missing_since.is_(None),
         attempts.c.started_at + jobs.c.time_limit_s < now,
         or_(jobs.c.phase.is_(None), jobs.c.phase != Phase.UPLOADING.value),
     )

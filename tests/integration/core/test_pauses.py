@@ -1,4 +1,6 @@
-"""A time in which nobody looked takes nothing of any grace, and is not charged."""
+"""A time in which nobody looked takes nothing of any grace, and is not charged. A time limit
+passes whether the node is in touch or not.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from bridge.core.reconcile import Reconciler
 from bridge.core.verdict import Policy
 from bridge.db import usage
 from bridge.db.engine import Database
-from bridge.models.attempt import Handle, Observation, Observed
-from bridge.models.job import Job, JobState
+from bridge.models.attempt import Cause, Handle, Observation, Observed
+from bridge.models.job import Job, JobState, Phase
 from tests.integration.core.conftest import Clock, House
 from tests.integration.core.scenes import attempts_of, running
 from tests.support.fake_connector import FakeConnector
@@ -146,6 +148,50 @@ class TestUse:
         assert attempt.started_at is not None
         assert attempt.ended_at == attempt.started_at + 100
         assert used(sleepy) == 400
+
+
+class TestTimeLimit:
+    """It passes while the node is out of touch."""
+
+    @pytest.fixture
+    def job(self, house: House) -> Job:
+        job = running(house, time_limit_s=100)
+        house.pass_time(50)
+        house.scheduler.show(Observed.UNKNOWN, node="n1")
+        house.step()
+        return job
+
+    def test_what_is_lost_then_is_not_tried_again(self, house: House, job: Job) -> None:
+        look_on(house, 700)
+        house.pass_time(1000)
+        house.step()
+        failed = house.job(job)
+        assert (failed.state, failed.cause) == (JobState.FAILED, Cause.NODE_LOST)
+        assert "time limit of 100 s reached" in (failed.reason or "")
+        assert len(house.scheduler.submits) == 1
+        assert len(house.scheduler.cancels) == 1  # the ghost
+
+    @pytest.mark.parametrize(
+        ("cause", "state"), [(None, JobState.COMPLETED), (Cause.EXIT, JobState.FAILED)]
+    )
+    def test_what_ended_in_time_out_there_counts(
+        self, house: House, job: Job, cause: Cause | None, state: JobState
+    ) -> None:
+        look_on(house, 150)
+        times = {"started_at": house.clock.now - 200, "ended_at": house.clock.now - 110}
+        house.scheduler.show(Observed.ENDED, cause=cause, node="n1", **times)
+        house.step()
+        ended = house.job(job)
+        assert (ended.state, ended.cause, house.scheduler.cancels) == (state, cause, [])
+
+    @pytest.mark.parametrize(("phase", "stops"), [(Phase.EXECUTING, 1), (Phase.UPLOADING, 0)])
+    def test_what_is_back_is_stopped_unless_it_uploads(
+        self, house: House, job: Job, phase: Phase, stops: int
+    ) -> None:
+        look_on(house, 150)
+        house.scheduler.show(Observed.RUNNING, phase=phase, node="n1")
+        house.step()
+        assert len(house.scheduler.cancels) == stops
 
 
 class TestRareLooks:

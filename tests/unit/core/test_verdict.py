@@ -280,6 +280,58 @@ class TestUnknown:
         assert (end.cause, end.node) == (Cause.INTERNAL, None)
         assert end.reason == "Nomad has dropped how it ended"
 
+    @pytest.mark.parametrize(
+        ("started", "phase", "for_good"),
+        [
+            (NOW - 700, Phase.EXECUTING, True),
+            (NOW - 700, None, True),
+            (NOW - 100, Phase.EXECUTING, False),
+            (NOW - 700, Phase.UPLOADING, False),  # the program had ended in time
+            (None, Phase.STAGING, False),
+        ],
+    )
+    def test_lost_beyond_its_time_limit_is_lost_for_good(
+        self, started: float | None, phase: Phase | None, for_good: bool
+    ) -> None:
+        one = attempt(started_at=started, unknown_since=NOW - 650)
+        decision = look(one, self.AWAY, job(phase=phase))
+        end = end_of(decision)
+        assert (end.job, end.cause, end.for_good) == (JobState.FAILED, Cause.NODE_LOST, for_good)
+        told = "node n1 out of touch for 650 s"
+        if for_good:
+            told += "; time limit of 100 s reached, so it is not tried again"
+        assert (end.reason, decision.stop) == (told, Cause.NODE_LOST)
+
+    def test_a_start_that_only_the_scheduler_saw_counts_for_the_time_limit(self) -> None:
+        away = Observation(state=Observed.UNKNOWN, node="n1", started_at=NOW - 660)
+        end = end_of(look(attempt(unknown_since=NOW - 650), away))
+        assert (end.for_good, end.started_at, end.ended_at) == (True, NOW - 660, NOW - 650)
+
+    def test_out_of_touch_the_time_limit_stops_nothing(self) -> None:
+        """The program may have ended in time, with its results on their way."""
+        one = attempt(started_at=NOW - 500, unknown_since=NOW - 450, state=AttemptState.RUNNING)
+        assert look(one, self.AWAY).stop is None
+
+    def test_results_that_the_scheduler_dropped_are_tried_again_at_any_time(self) -> None:
+        """The program ended, maybe in time: no node went on with it."""
+        dropped = Observation(state=Observed.UNKNOWN, reason="Nomad has dropped how it ended")
+        one = attempt(started_at=NOW - 9000, unknown_since=NOW - 600)
+        assert not end_of(look(one, dropped)).for_good
+
+    def test_stopped_at_its_time_limit_and_lost_then_is_a_timeout(self) -> None:
+        one = attempt(
+            started_at=NOW - 1000,
+            unknown_since=NOW - 600,
+            stop_cause=Cause.TIMEOUT,
+            stop_requested_at=NOW - 900,
+            stop_sent_at=NOW - 900,
+        )
+        end = end_of(look(one, self.AWAY))
+        assert (end.job, end.cause) == (JobState.FAILED, Cause.TIMEOUT)
+        assert end.reason == "time limit of 100 s reached"
+        end = end_of(look(one, self.AWAY, job(cancel_requested_at=1.0)))
+        assert end.job is JobState.CANCELED
+
     def test_a_node_that_comes_back_clears_the_clock(self) -> None:
         decision = look(attempt(unknown_since=NOW - 300), Observation(state=Observed.RUNNING))
         assert decision.progress is not None and decision.progress.unknown_since is None
@@ -374,12 +426,15 @@ class TestGivenUp:
         )
         for given_up in (one, back):
             end = end_of(look(given_up, ended(Cause.CANCELED)))
-            assert (end.job, end.cause) == (JobState.FAILED, Cause.NODE_LOST)
+            assert (end.job, end.cause, end.for_good) == (JobState.FAILED, Cause.NODE_LOST, False)
+            late = msgspec.structs.replace(given_up, started_at=NOW - 700)
+            end = end_of(look(late, ended(Cause.CANCELED)))
+            assert (end.cause, end.for_good) == (Cause.NODE_LOST, True)
 
     @pytest.mark.parametrize("cause", [None, Cause.EXIT])
     def test_does_not_hide_how_it_ended_by_itself(self, cause: Cause | None) -> None:
         end = end_of(look(attempt(started_at=NOW - 700, **self.UNSENT), ended(cause)))
-        assert end.cause is cause
+        assert (end.cause, end.for_good) == (cause, False)
 
 
 class TestWithdrawn:
@@ -474,7 +529,7 @@ def test_every_verdict_is_a_legal_move(
     if decision.end and decision.end.job is JobState.COMPLETED:
         assert seen.state is Observed.ENDED and seen.cause is None
     if decision.end and decision.end.job is JobState.RECEIVED:
-        assert canceled is None
+        assert canceled is None and not decision.end.for_good
     if decision.progress and seen.state is not Observed.GONE and canceled is None:
         # What nobody was told is not held against an attempt that lives.
         assert decision.stop is not Cause.NODE_LOST or sent is not None
