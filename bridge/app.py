@@ -40,6 +40,7 @@ from bridge.core.retry import Rules
 from bridge.core.selftest import Selftests
 from bridge.core.sets import Sets
 from bridge.core.tidings import Tidings
+from bridge.core.unconfigured import Unconfigured
 from bridge.core.usage import Usage
 from bridge.core.verdict import Policy
 from bridge.db import instance
@@ -70,6 +71,7 @@ class Bridge:
     leader: Leader
     patience: Patience
     tidings: Tidings
+    unconfigured: Unconfigured
     readiness: Readiness
     storage: EmbeddedS3 | None
     wake: threading.Event
@@ -102,6 +104,7 @@ def build(config: Config) -> Bridge:
     fenced = Fenced(db, leader)
     patience = Patience()
     tidings = Tidings(leader, patience, connectors)
+    unconfigured = Unconfigured(db, connectors)
     feeder = Feeder(fenced, connectors, prefix=prefix, pace=_pace(config), patience=patience)
     jobs, sets = _jobs(config, db, _outlook(config, db, connectors, tidings), wake)
     return Bridge(
@@ -123,7 +126,10 @@ def build(config: Config) -> Bridge:
         leader=leader,
         patience=patience,
         tidings=tidings,
-        readiness=Readiness(db, connectors, leader=leader, tidings=tidings),
+        unconfigured=unconfigured,
+        readiness=Readiness(
+            db, connectors, leader=leader, tidings=tidings, unconfigured=unconfigured
+        ),
         storage=embedded_storage(config),
         wake=wake,
     )

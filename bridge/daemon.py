@@ -22,6 +22,7 @@ _FORGET_AT_LEAST_S: Final = 600.0  # what is still known there refuses a late su
 _STORAGE_EVERY_S: Final = 5.0
 _USES_EVERY_S: Final = 5.0
 _TELL_EVERY_S: Final = 1.0
+_LOOK_FOR_UNCONFIGURED_EVERY_S: Final = 60.0
 _ARCHIVE_EVERY_S: Final = 300.0
 _LONGEST_BACK_OFF_S: Final = 30.0
 _LOOKS_PER_LEASE: Final = 4
@@ -107,6 +108,8 @@ def loops(bridge: Bridge, config: Config, give_up: Callable[[BridgeError], objec
                 loop.wake()
 
     found.append(Loop("uses", bridge.access.store_uses, interval=_USES_EVERY_S))
+    unconfigured = bridge.unconfigured.tell
+    found.append(Loop("unconfigured", unconfigured, interval=_LOOK_FOR_UNCONFIGURED_EVERY_S))
     if bridge.storage is not None:
         found.append(Loop("storage", bridge.storage.ensure, interval=_STORAGE_EVERY_S))
     every = config.queue.lease_s / _LOOKS_PER_LEASE

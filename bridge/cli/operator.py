@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bridge.cli import options, output
 from bridge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bridge.config import Config
 
 config_option = click.option(
     "--config",
@@ -103,12 +107,7 @@ def add(config: Path, admin: str, connector: str | None, name: str, json_: bool)
     from bridge.cli.host import loaded, wired
 
     settings = loaded(config)
-    chosen = connector or settings.connectors[0]
-    if chosen not in settings.connectors:
-        raise ConfigError(
-            f"the connector {chosen!r} is not configured",
-            f"Configured are: {', '.join(settings.connectors)}.",
-        )
+    chosen = _configured(settings, connector or settings.connectors[0])
     with wired(settings) as bridge:
         group, secret = bridge.groups.add_group(name, admin, connector=chosen)
     shown = {
@@ -123,6 +122,38 @@ def add(config: Path, admin: str, connector: str | None, name: str, json_: bool)
         return
     for key, value in shown.items():
         click.echo(f"{key}: {value}")
+
+
+@groups.command()
+@config_option
+@click.option("--connector", required=True, help="Where its jobs run from now on.")
+@click.argument("name")
+def move(config: Path, connector: str, name: str) -> None:
+    """Have a group's jobs run by another connector.
+
+    Those that wait go there at once. Those that were handed over end where they are, if
+    their connector is still configured.
+    """
+    from bridge.cli.host import loaded, wired
+
+    settings = loaded(config)
+    chosen = _configured(settings, connector)
+    with wired(settings) as bridge:
+        group = bridge.groups.move_group(name, chosen)
+    click.echo(
+        f"Jobs of {group.name} are handed over to {chosen}, "
+        f"namespace {group.namespace}, node pool {group.node_pool}.",
+        err=True,
+    )
+
+
+def _configured(config: Config, connector: str) -> str:
+    if connector not in config.connectors:
+        raise ConfigError(
+            f"the connector {connector!r} is not configured",
+            f"Configured are: {', '.join(config.connectors)}.",
+        )
+    return connector
 
 
 @groups.command("list")

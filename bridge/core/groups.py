@@ -90,6 +90,21 @@ class Groups:
         """All groups (operator, on the host)."""
         return self._db.read(identity.list_groups)
 
+    def move_group(self, name: str, connector: str) -> Group:
+        """Hand a group's waiting jobs over to another connector (operator, on the host). What
+        was handed over already stays where it is. Repeating is fine. Raises NotFound.
+        """
+
+        def write(conn: Connection) -> Group:
+            group = _named(conn, name)
+            identity.lock_group(conn, group.id)
+            if group.connector != connector:
+                identity.set_connector(conn, group.id, connector)
+                self._audit(conn, group, _OPERATOR, "group.move", name, connector)
+            return _named(conn, name)
+
+        return self._db.write(write)
+
     def add_user(self, caller: Caller, name: str, admin: bool) -> str:
         """Add a member; returns the API secret, the only time it is shown.
 
@@ -222,9 +237,7 @@ class Groups:
         secret = new_secret(SecretKind.API)
 
         def write(conn: Connection) -> None:
-            group = identity.group_by_name(conn, group_name)
-            if group is None:
-                raise NotFound(f"There is no group {group_name!r}.", "nomad-bridge groups list")
+            group = _named(conn, group_name)
             identity.lock_group(conn, group.id)
             user = _not_revoked(self._user(conn, group, user_name))
             identity.set_secret(conn, user.id, digest(secret))
@@ -273,6 +286,13 @@ def _lock(conn: Connection, caller: Caller) -> None:
     me = identity.user_by_name(conn, caller.group.id, require_admin(caller).name)
     if me is None or me.revoked_at is not None or not me.admin:
         raise Forbidden("You are no longer an admin of the group.", "Ask one of your admins.")
+
+
+def _named(conn: Connection, name: str) -> Group:
+    group = identity.group_by_name(conn, name)
+    if group is None:
+        raise NotFound(f"There is no group {name!r}.", "nomad-bridge groups list")
+    return group
 
 
 def _not_revoked(user: User) -> User:

@@ -8,6 +8,7 @@ from typing import Final
 from bridge.connectors.base import Finding
 from bridge.core.leader import Leader
 from bridge.core.tidings import Tidings
+from bridge.core.unconfigured import Unconfigured
 from bridge.db.engine import Database
 from bridge.errors import Unavailable
 
@@ -28,11 +29,13 @@ class Readiness:
         *,
         leader: Leader,
         tidings: Tidings,
+        unconfigured: Unconfigured,
     ) -> None:
         self._db = db
         self._connectors = connectors
         self._leader = leader
         self._tidings = tidings
+        self._unconfigured = unconfigured
 
     def findings(self) -> list[Finding]:
         """Everything that was looked at. Raises nothing."""
@@ -41,7 +44,7 @@ class Readiness:
             found = [Finding("database", True), self._role()]
             for name in self._connectors:
                 found += self._scheduler(name)
-            return found
+            return found + self._unconfigured.findings()
         except Unavailable as exc:  # the rest is written there
             return [Finding("database", False, exc.message, exc.hint)]
 

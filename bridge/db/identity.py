@@ -140,6 +140,11 @@ def set_requires_limits(conn: Connection, group_id: UUID, required: bool) -> Non
     _change_group(conn, group_id, requires_limits=required)
 
 
+def set_connector(conn: Connection, group_id: UUID, connector: str) -> None:
+    """Which connector a group's jobs are handed over to from now on."""
+    _change_group(conn, group_id, connector=connector)
+
+
 def _change_group(conn: Connection, group_id: UUID, **values: object) -> None:
     conn.execute(update(groups).where(groups.c.id == group_id.bytes).values(values))
 

@@ -75,6 +75,14 @@ class TestReadiness:
         assert "no process leads" in role.detail
         assert "takes over within seconds" in role.remedy
 
+    def test_says_which_connectors_are_missing(self, bridge: Bridge) -> None:
+        bridge.leader.step()
+        bridge.groups.add_group("lab", "ada", connector="slurm")
+        [missing] = [one for one in bridge.ready() if one.what == "connector slurm"]
+        assert (missing.ok, missing.degrades) == (False, True)
+        assert missing.detail == "it is not configured, and there is 1 group to be served by it"
+        assert missing.remedy.startswith("Name slurm in `connectors` of the configuration again.")
+
 
 class TestTwoProcesses:
     @pytest.fixture
@@ -155,6 +163,15 @@ def test_a_fault_of_a_watch_is_not_its_end(bridge: Bridge, monkeypatch: pytest.M
     watcher.stop()
     watcher.join(5)
     assert not watcher.is_alive()
+
+
+def test_a_missing_connector_is_logged(
+    config: Config, bridge: Bridge, caplog: pytest.LogCaptureFixture
+) -> None:
+    bridge.groups.add_group("lab", "ada", connector="slurm")
+    with Service(config):
+        eventually(lambda: "what=connector slurm fault=it is not configured" in caplog.text)
+    assert "hint=Name slurm in" in caplog.text
 
 
 def test_an_early_forgetting_is_warned_of(

@@ -144,6 +144,10 @@ def test_groups_and_lost_secrets_on_the_host(init: Run, tmp_path: Path) -> None:
     assert made["code_bucket"] == f"code-{made['group_token']}"
     assert run("groups", "add", "physics", "--admin", "marie").exit_code == 2
     assert run("groups", "add", "x", "--admin", "y", "--connector", "slurm").exit_code == 2
+    moved = run("groups", "move", "physics", "--connector", "local")
+    assert (moved.exit_code, "namespace g-physics" in moved.stderr) == (0, True)
+    assert run("groups", "move", "nobody", "--connector", "local").exit_code == 4
+    assert run("groups", "move", "physics", "--connector", "slurm").exit_code == 2
     listed = json.loads(run("groups", "list", "--json").stdout)
     assert {row["name"]: row["compute_secret"] for row in listed} == {"lab": True, "physics": False}
     reset = run("users", "reset-secret", "--group", "physics", "marie").output.strip()

@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import event, text
 
-from bridge.db import attempts, jobs, queue, selftests, sets, statements
+from bridge.db import attempts, jobs, queue, selftests, sets, statements, stranded
 from bridge.db.engine import Connection
 from bridge.db.jobs import JobFilter
 from bridge.db.sets import JobSet
@@ -140,6 +140,14 @@ CASES: dict[str, tuple[Statement, str]] = {
     "live": (
         lambda conn, lab: attempts.live(conn, "local", now=NOW, after=None, limit=10),
         "ix_attempts_live",
+    ),
+    "stranded": (
+        lambda conn, lab: stranded.at_others(conn, []),
+        "ix_attempts_live",
+    ),
+    "stranded ended ones": (
+        lambda conn, lab: stranded.at_others(conn, []),
+        "ix_attempts_to_forget",
     ),
     "to_forget": (
         lambda conn, lab: attempts.to_forget(conn, "local", before=NOW, limit=10),
