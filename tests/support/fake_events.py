@@ -7,9 +7,11 @@ import json
 import queue
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.stand_in import listening
 
 BEAT: Final = b"{}\n"
 
@@ -92,18 +94,11 @@ def serving() -> Iterator[FakeEvents]:
         def log_message(self, format: str, *args: Any) -> None:
             """Tests look at ``asked`` instead."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    fake.url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield fake
-    finally:
-        fake.ended.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(Handler) as fake.url:
+        try:
+            yield fake
+        finally:
+            fake.ended.set()
 
 
 def _next(fake: FakeEvents) -> Send | Refuse:

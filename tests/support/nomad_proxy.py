@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import requests
@@ -13,6 +12,7 @@ import urllib3
 
 from tests.support.fake_events import Refuse
 from tests.support.nomad_cluster import NomadCluster
+from tests.support.stand_in import listening
 
 _STREAM = "/v1/event/stream"
 
@@ -111,15 +111,8 @@ def before(nomad: NomadCluster) -> Iterator[NomadProxy]:
     """A door that listens on 127.0.0.1, without TLS, until the end."""
     proxy = NomadProxy(nomad)
     handler = type("Handler", (_Handler,), {"proxy": proxy})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    proxy.url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield proxy
-    finally:
-        proxy.cut()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(handler) as proxy.url:
+        try:
+            yield proxy
+        finally:
+            proxy.cut()

@@ -170,7 +170,7 @@ def test_an_answer_in_drops_is_given_up() -> None:
         try:
             with pytest.raises(ConnectorUnavailable, match="did not answer in time"):
                 client.allocations("j", "g-lab")
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 20
         finally:
             ended.set()
             thread.join()
@@ -196,21 +196,21 @@ def test_a_server_that_hangs_is_given_up(connection: Connection, nomad: FakeNoma
     released = threading.Event()
 
     def hang(_: Request) -> Answer:
-        released.wait(10)
+        released.wait(60)
         return Answer(200, [])
 
     nomad.routes["GET", "/v1/job/j/allocations"] = hang
     impatient = NomadClient(
-        Connection(address=connection.address, request_timeout_s=0.1),
+        Connection(address=connection.address, request_timeout_s=0.5),
     )
     began = time.monotonic()
     with pytest.raises(ConnectorUnavailable, match="did not answer in time"):
         impatient.allocations("j", "g-lab")
     patient = NomadClient(connection)
-    with pytest.raises(ConnectorUnavailable, match="did not answer in time"), patient.within(0.1):
+    with pytest.raises(ConnectorUnavailable, match="did not answer in time"), patient.within(0.5):
         patient.allocations("j", "g-lab")
     released.set()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
 
 
 def test_many_calls_share_one_deadline(client: NomadClient, nomad: FakeNomad) -> None:

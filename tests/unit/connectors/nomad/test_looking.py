@@ -118,12 +118,13 @@ def test_what_there_was_no_time_for_comes_first_the_next_time(
     some = handles(8)
     slow(nomad, some, 0.1)
     seen: set[Handle] = set()
-    for _ in range(4):
-        with client.within(0.35):
+    for _ in some:
+        if seen == set(some):
+            break
+        with client.within(0.6):
             now = lookout.at(some)
         assert 0 < len(now) < len(some)
-        fresh = set(now) - seen
-        assert fresh or seen == set(some)
+        assert set(now) - seen
         seen |= set(now)
     assert seen == set(some)
 
@@ -188,11 +189,11 @@ def test_many_that_cannot_be_read_come_last(
 def test_one_that_takes_for_ever_keeps_no_other_waiting(
     connection: Connection, nomad: FakeNomad
 ) -> None:
-    client = NomadClient(structs.replace(connection, request_timeout_s=0.2))
+    client = NomadClient(structs.replace(connection, request_timeout_s=1.0))
     lookout = Lookout(client, PREFIX)
     some = handles(3)
     slow(nomad, some[1:], 0)
-    slow(nomad, some[:1], 0.5)
+    slow(nomad, some[:1], 3)
     nomad.routes["GET", "/v1/status/leader"] = Answer(200, b'"127.0.0.1:4647"')
     with client.within(5), pytest.raises(ConnectorUnavailable):
         lookout.at(some)

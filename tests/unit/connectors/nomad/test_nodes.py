@@ -179,14 +179,14 @@ def test_a_pool_larger_than_one_call_has_time_for_is_read_in_several(
             return Answer(200, full(name))
 
         nomad.routes["GET", f"/v1/node/{name}"] = answer
-    for _ in range(6):
+    for _ in range(20):
         with contextlib.suppress(ConnectorUnavailable), client.within(0.5):
             assert [node.id for node in room.views()] == names
             break
     else:
         raise AssertionError("never read all of them")
     listing(nomad, stub("n7"))
-    with client.within(0.5):
+    with client.within(5):
         assert [node.id for node in room.views()] == ["n7"]
 
 
