@@ -8,7 +8,7 @@ from functools import partial
 from threading import Event, Thread
 
 import pytest
-from sqlalchemy import Double, literal_column, select
+from sqlalchemy import ColumnElement, Double, literal_column, select
 
 from bridge.db import identity, intake, jobs, leases, postgresql
 from bridge.db.engine import Connection, Database
@@ -17,7 +17,7 @@ from bridge.errors import Unavailable
 from bridge.models.job import JobState
 from tests.integration.db.conftest import NOW, Lab, new_job
 
-_CLOCK = literal_column("extract(epoch FROM clock_timestamp())", Double())
+_CLOCK: ColumnElement[float] = literal_column("extract(epoch FROM clock_timestamp())", Double())
 
 pytestmark = pytest.mark.needs("postgres")
 
