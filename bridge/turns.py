@@ -13,6 +13,7 @@ a timer for each of these waits would cost all that is won.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -46,7 +47,7 @@ class Turns:
         self._whose: int | None = None  # a thread
         self._since = 0.0
         self._waiting: deque[tuple[int, threading.Lock]] = deque()
-        self._met = -_LATELY_S  # when somebody who computes for long last let others go first
+        self._met = -math.inf  # when somebody who computes for long last let others go first
         self._rested = threading.local()
 
     def take(self, watch: bool = False) -> None:

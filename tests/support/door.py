@@ -7,6 +7,8 @@ import socket
 import threading
 from collections.abc import Iterator
 
+from tests.support.poll import free_port
+
 
 class Door:
     """Start with ``door()``. Closed, it refuses connections and cuts those under way."""
@@ -16,13 +18,12 @@ class Door:
         self._lock = threading.Lock()
         self._connections: list[socket.socket] = []
         self._listener: socket.socket | None = None
-        self.port = 0
+        self.port = free_port()
         self.open()
 
     def open(self) -> None:
         """Let connections through, at the same port as before."""
         self._listener = socket.create_server(("127.0.0.1", self.port))
-        self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def close(self) -> None:
@@ -46,7 +47,11 @@ class Door:
             threading.Thread(target=self._serve, args=(near,), daemon=True).start()
 
     def _serve(self, near: socket.socket) -> None:
-        with near, socket.create_connection(self._to, timeout=20) as far:
+        with near, contextlib.ExitStack() as opened:
+            try:
+                far = opened.enter_context(socket.create_connection(self._to, timeout=20))
+            except OSError:
+                return  # nobody is there
             far.settimeout(None)
             with self._lock:
                 self._connections += [near, far]

@@ -47,5 +47,7 @@ def _answers(child: subprocess.Popen[bytes], address: str, log: Path) -> bool:
     assert child.poll() is None, log.read_text()
     with contextlib.suppress(urllib3.exceptions.HTTPError):
         url = f"http://{address}/minio/health/live"
-        return urllib3.request("GET", url, retries=False, timeout=5).status == 200
+        answer = urllib3.request("GET", url, retries=False, timeout=5)
+        # Alive, it may not take part yet: this header says so.
+        return answer.status == 200 and "x-minio-server-status" not in answer.headers
     return False

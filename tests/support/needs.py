@@ -80,7 +80,7 @@ def _postgres() -> str | None:
 
 def _docker() -> str | None:
     try:
-        answer = process.run(["docker", "image", "inspect", IMAGE], timeout=20, env=_docker_env())
+        answer = process.run(["docker", "image", "inspect", IMAGE], timeout=60, env=_docker_env())
     except ProcessError as error:
         return str(error)
     return None if answer.returncode == 0 else answer.stderr.strip()

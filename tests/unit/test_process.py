@@ -50,9 +50,9 @@ def test_extra_variables_win(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_program_over_its_time_is_killed_with_its_children(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     started = time.monotonic()
-    with pytest.raises(ProcessError, match=r"sh did not end within 0\.5 s"):
-        process.run(["sh", "-c", f"sleep 60 & echo $! > {pid_file}; wait"], timeout=0.5)
-    assert time.monotonic() - started < 10
+    with pytest.raises(ProcessError, match=r"sh did not end within 3 s"):
+        process.run(["sh", "-c", f"sleep 60 & echo $! > {pid_file}; wait"], timeout=3)
+    assert time.monotonic() - started < 30
     grandchild = int(pid_file.read_text())
     eventually(lambda: process.start_time(grandchild) is None)
 
@@ -60,12 +60,12 @@ def test_a_program_over_its_time_is_killed_with_its_children(tmp_path: Path) -> 
 def test_a_child_that_left_the_session_does_not_hold_us_up(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(process, "_KILL_GRACE_S", 0.2)
+    monkeypatch.setattr(process, "_KILL_GRACE_S", 1.0)
     pid_file = tmp_path / "pid"
     script = f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 60' & sleep 60"
     with pytest.raises(ProcessError):
-        process.run(["sh", "-c", script], timeout=0.5)
-    os.kill(int(eventually(pid_file.read_text)), signal.SIGKILL)
+        process.run(["sh", "-c", script], timeout=3)
+    os.kill(int(eventually(lambda: pid_file.exists() and pid_file.read_text())), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("name", ["no-such-program-here", "/no/such/program", "/etc/passwd"])

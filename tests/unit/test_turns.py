@@ -91,10 +91,8 @@ def test_without_a_turn_there_is_nothing_to_give(one: Turns, pool: ThreadPoolExe
     assert not one.has()
 
 
-def test_a_turn_that_lasts_too_long_is_lost_to_who_watches(
-    one: Turns, pool: ThreadPoolExecutor
-) -> None:
-    go_on = threading.Event()
+def test_a_turn_that_lasts_too_long_is_lost_to_who_watches(pool: ThreadPoolExecutor) -> None:
+    one, go_on = Turns(longest_s=1.0), threading.Event()
 
     def forgets() -> bool:
         with one.taken():
@@ -231,6 +229,7 @@ class TestRest:
         clock = SimpleNamespace(monotonic=time.monotonic, sleep=made.append)
         monkeypatch.setattr(turns, "time", clock)
         monkeypatch.setattr(turns, "_WORK_S", 0.0)
+        monkeypatch.setattr(turns, "_LATELY_S", 60.0)
         return made
 
     def meet(self, one: Turns, pool: ThreadPoolExecutor) -> None:

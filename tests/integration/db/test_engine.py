@@ -403,7 +403,7 @@ class TestPostgres:
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(hold_both, (1, -1)))
-        assert len(tries) == 3
+        assert len(tries) >= 3  # they may meet again
 
     def test_a_slow_statement_is_stopped(self, lab: Lab) -> None:
         def slow(conn: Connection) -> None:

@@ -233,7 +233,7 @@ def test_large_archive_goes_to_disk_and_is_removed(
     before = threading.active_count()
     archive = folders.pack(folder, "true")
     archive.close()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     assert {path.name for path in tmp_path.iterdir()} == {"water"}
 
 
