@@ -26,9 +26,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     away: str | None = None  # why the connector cannot be asked
     # Why it takes nothing over; of what it has taken, why it does not say how that goes on.
     refused: str | None = None
+    # After a restore, before all that lives at the schedulers was listed; why not, if it is known.
+    unlisted: str | None = None
     attempt: AttemptState | None = None  # where the last attempt is
     room: Room | None = None  # None where the pool does not know its room
-    ahead: dict[str, int] = {}  # by user name, counted up to COUNTED in all
+    ahead: dict[str, int] = {}  # by user name, counted a little beyond COUNTED in all
     mine_under_way: int = 0
     group_under_way: int = 0
     running_per_user: int = 0
@@ -78,8 +80,15 @@ def _waits_for(job: Job, facts: Facts, now: float) -> str:
         return "It is held; release it to let it start."
     if job.not_before is not None and job.not_before > now:
         return f"Another attempt starts in {job.not_before - now:.0f} s ({job.reason})."
-    missing = _connector(facts) or _limit(job, facts) or _room(job, facts.room)
+    missing = _unlisted(facts) or _connector(facts) or _limit(job, facts) or _room(job, facts.room)
     return missing or "It can start as soon as it is its turn."
+
+
+def _unlisted(facts: Facts) -> str | None:
+    if facts.unlisted is None:
+        return None
+    waits = "Nothing is handed over after a restore until all that runs at the schedulers is known"
+    return _closed(waits, facts.unlisted)
 
 
 def _connector(facts: Facts) -> str | None:
@@ -174,7 +183,7 @@ def _queue(ahead: dict[str, int]) -> str:
     count = sum(ahead.values())
     if not count:
         return " No job is ahead of it."
-    shown = f"more than {COUNTED:,}" if count >= COUNTED else f"{count:,}"
+    shown = f"more than {COUNTED:,}" if count > COUNTED else f"{count:,}"
     users = sorted(ahead, key=lambda user: -ahead[user])
     whose = _list([f"{user} {ahead[user]:,}" for user in users])
     verb = "job is" if count == 1 else "jobs are"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -13,7 +14,7 @@ from bridge.connectors.base import Capacity, Connector, Room
 from bridge.core.explain import COUNTED, Facts, explain
 from bridge.core.patience import Act, Fault
 from bridge.core.queue import ahead, members_of
-from bridge.db import attempts, identity, usage
+from bridge.db import attempts, identity, instance, usage
 from bridge.db import queue as queue_db
 from bridge.db.engine import Connection, Database
 from bridge.errors import ConnectorUnavailable
@@ -94,6 +95,7 @@ class Outlook:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._db = db
+        self._connectors = tuple(connectors)
         self._rooms = Rooms(connectors, clock)
         self._faults = faults
         self._limits = limits
@@ -107,7 +109,11 @@ class Outlook:
         look = self._rooms.look(group)
         facts = self._db.read(lambda conn: self._stored(conn, job, group, look.room))
         facts = msgspec.structs.replace(
-            facts, room=look.room, away=look.away, refused=self._refused(group, facts.attempt)
+            facts,
+            room=look.room,
+            away=look.away,
+            refused=self._refused(group, facts.attempt),
+            unlisted=None if facts.unlisted is None else self._unlisted(),
         )
         return explain(job, facts, now=self._clock())
 
@@ -122,6 +128,11 @@ class Outlook:
         )
         return next(concern, None)
 
+    def _unlisted(self) -> str:
+        """What keeps any scheduler from being listed; empty: nothing that is known."""
+        faults = (fault for name in self._connectors for fault in self._faults(name))
+        return next((fault.message for fault in faults if fault.act is Act.SWEEP), "")
+
     def _stored(self, conn: Connection, job: Job, group: Group, room: Room | None) -> Facts:
         if job.state is JobState.RECEIVED:
             return self._queue(conn, job, group, room)
@@ -134,16 +145,17 @@ class Outlook:
         shares = usage.lately(conn, group.id)
         before = ahead(
             queue_db.Waiting(job.id, job.user_id, job.priority, job.cores, job.memory_mb),
-            queue_db.levels(conn, group.id, now),
+            partial(queue_db.levels, conn, group.id, now),
             members=members_of(under_way, shares, now=now, half_life_s=self._half_life_s),
             room=room,
             per_user=self._limits.per_user,
-            at_most=COUNTED,
+            at_most=COUNTED + 1,
         )
         mine = under_way.get(job.user_id)
         names = {user.id: user.name for user in identity.list_users(conn, group.id)}
         return Facts(
             connector=group.connector,
+            unlisted=None if instance.is_swept(conn) else "",
             ahead={names[user]: count for user, count in before.items()},
             mine_under_way=mine.attempts if mine else 0,
             group_under_way=sum(one.attempts for one in under_way.values()),

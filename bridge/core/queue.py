@@ -15,19 +15,20 @@ import heapq
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 from uuid import UUID
 
 import msgspec
 
-from bridge.connectors.base import Room
-from bridge.db.queue import Level, Line, UnderWay, Waiting
+from bridge.connectors.base import Machine, Room
+from bridge.db.queue import EVERY_SIZE, Level, Line, Sizes, UnderWay, Waiting, fits
 from bridge.models.usage import Share
 
 __all__ = [
     "Chosen",
     "Level",
+    "Levels",
     "Line",
     "Member",
     "Reserve",
@@ -42,8 +43,8 @@ __all__ = [
 # least use would get everything at once.
 _NOMINAL_S: Final = 60.0
 # Jobs without a place now, before the rest of a line, and then of a pass, is left alone: each
-# pass reads them anew.
-_OF_A_LINE: Final = 50
+# pass reads them anew. Of a line more than are read at once: these may have been to fit.
+_OF_A_LINE: Final = 128
 _OF_A_PASS: Final = 1000
 
 
@@ -84,6 +85,12 @@ def reserve(starts_per_s: float, bounds: Reserve) -> int:
     return max(bounds.least, min(bounds.most, math.ceil(starts_per_s * bounds.ahead_s)))
 
 
+# Levels by falling priority, each with a line for each member who waits there; that gives the
+# member's jobs, oldest first, and is read only as far as needed. Jobs may be left out that fit
+# none of the sizes, which are asked for again now and then.
+Levels = Callable[[Callable[[], Sizes]], Iterable[Level]]
+
+
 class Chosen(msgspec.Struct, frozen=True):
     """A job that is handed over now. ``avoid``: names of machines that are kept for others,
     which a scheduler that packs them tightly would fill first.
@@ -100,10 +107,30 @@ class _Place:
         self._room = room
         self._reserve = slots if room is None or room.queues else 0
         self._slots = at_once if room is None else min(at_once, room.slots)
+        self._sizes = self._worth_reading()
 
     def is_full(self) -> bool:
         """Whether nothing goes any more, whatever its size."""
         return self._slots <= 0 or (self._room is not None and not self._room.ready)
+
+    def sizes(self) -> Sizes:
+        """What fits none of these neither gets a place now nor keeps a machine."""
+        return self._sizes
+
+    def matters(self, job: Waiting) -> bool:
+        """Whether it fits one of ``sizes``."""
+        return fits(self._sizes, job.cores, job.memory_mb)
+
+    def _worth_reading(self) -> Sizes:
+        room = self._room
+        if room is None or room.complete:
+            return EVERY_SIZE
+        # With a place in the reserve a job may wait for a machine that others wait for, too.
+        return _largest(
+            one
+            for one in room.machines
+            if one.ready and (self._reserve > 0 or one.cores_free > 0 or not one.kept)
+        )
 
     def take(self, job: Waiting) -> Chosen | None:
         """Give it a place: a free one, else one in the reserve; None when there is none."""
@@ -113,9 +140,10 @@ class _Place:
             self._room = left
         elif self._is_refused(job):
             pass  # by the scheduler, in its words
-        elif self._reserve > 0 and self.may_come(job) and not self._overtakes(job):
+        elif self._reserve > 0 and _may_come(self._room, job) and not self._overtakes(job):
             self._reserve -= 1
             self._room = self._room and self._room.after_wait(*size)
+            self._sizes = self._worth_reading()
         else:
             return None
         self._slots -= 1
@@ -127,13 +155,10 @@ class _Place:
         self._room = self._room and self._room.kept_for(job.cores, job.memory_mb)
         if self._room is None or not self._room.has_free:
             self._slots = 0
-
-    def may_come(self, job: Waiting) -> bool:
-        """Whether a place for it may become free on the machines that are ready."""
-        return _may_come(self._room, job)
+        self._sizes = self._worth_reading()
 
     def _is_refused(self, job: Waiting) -> bool:
-        return self._room is not None and self._room.complete and not self.may_come(job)
+        return self._room is not None and self._room.complete and not _may_come(self._room, job)
 
     def _overtakes(self, job: Waiting) -> bool:
         """Whether it could start before one that waits at the scheduler for more than it needs:
@@ -149,6 +174,15 @@ def _may_come(room: Room | None, job: Waiting) -> bool:
     return room is None or any(
         one.ready and one.holds(job.cores, job.memory_mb) for one in room.machines
     )
+
+
+def _largest(machines: Iterable[Machine]) -> Sizes:
+    """Their sizes, without those that are not larger than another one in anything."""
+    found: list[tuple[int, int]] = []
+    for cores, memory_mb in sorted(((one.cores, one.memory_mb) for one in machines), reverse=True):
+        if not found or memory_mb > found[-1][1]:
+            found.append((cores, memory_mb))
+    return tuple(found)
 
 
 class _Tally:
@@ -185,7 +219,7 @@ class _Tally:
 
 
 def choose(
-    levels: Iterable[Level],
+    levels: Levels,
     *,
     members: Mapping[UUID, Member],
     slots: int,
@@ -198,8 +232,6 @@ def choose(
     What fits into ``room``, where the pool knows it, goes; where the scheduler keeps
     what cannot start yet, or does not know its room, up to ``slots`` more wait there.
 
-    ``levels`` come by falling priority, each with a line for each member who waits there;
-    that gives the member's jobs, oldest first, and is read only as far as needed.
     A job that has no place now keeps every machine that could hold it, so that a large job is
     not overtaken for ever by small ones; these go where it could never run. One that no ready
     machine could hold is passed over: a larger one may return or join. ``per_user`` bounds a
@@ -207,13 +239,13 @@ def choose(
     """
     place, tally = _Place(slots, at_once, room), _Tally(members, per_user)
     now: list[Chosen] = []
-    for level in () if place.is_full() else levels:
+    for level in () if place.is_full() else levels(place.sizes):
         for job in _fair(map(tally.bounded, level.lines), tally.use):
             if (chosen := place.take(job)) is not None:
                 now.append(chosen)
                 tally.took(job)
             else:
-                if place.may_come(job):
+                if place.matters(job):
                     place.keep(job)
                 if tally.passed_over(job):
                     return tuple(now)
@@ -224,7 +256,7 @@ def choose(
 
 def ahead(
     job: Waiting,
-    levels: Iterable[Level],
+    levels: Levels,
     *,
     members: Mapping[UUID, Member],
     room: Room | None = None,
@@ -239,7 +271,8 @@ def ahead(
     """
     counts: Counter[UUID] = Counter()
     tally = _Tally(members, per_user)
-    for level in _down_to(job.priority, levels):
+    sizes = EVERY_SIZE if room is None else _largest(one for one in room.machines if one.ready)
+    for level in _down_to(job.priority, levels(lambda: sizes)):
         here = [
             line if line.user_id == job.user_id else tally.bounded(line) for line in level.lines
         ]

@@ -1,13 +1,10 @@
-"""Attempts: claim, hand over, follow, end. Each function is one short statement or a few.
-
-A claim is taken in one transaction (job ``received`` → ``submitted`` and a new
-attempt row), the scheduler is called outside of any, and the result is recorded
-guarded by the claim token: no row updated means somebody else took over.
+"""Attempts: follow, stop, end, forget. Each function is one short statement or a few. How
+they begin is in ``claims``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,7 +14,6 @@ from sqlalchemy import (
     Connection,
     Row,
     and_,
-    bindparam,
     or_,
     select,
     union,
@@ -25,32 +21,12 @@ from sqlalchemy import (
 )
 
 from bridge.db import jobs as jobs_db
-from bridge.db.statements import Insertion, Prepared
 from bridge.db.tables import attempts, attempts_archive, is_live, is_to_forget, jobs
 from bridge.models.attempt import Attempt, AttemptState, Cause, Handle
-from bridge.models.ids import new_id
 from bridge.models.job import Job, Phase
 
-# Clocks of processes differ by less than this, seconds.
-CLOCKS_DIFFER_S: Final = 60.0
-_COLUMNS: Final = tuple(attempts.c[field] for field in Attempt.__struct_fields__)
+COLUMNS: Final = tuple(attempts.c[field] for field in Attempt.__struct_fields__)
 # In the order of _new_row; the other columns start as NULL.
-_CLAIM: Final = Insertion(
-    attempts,
-    (
-        attempts.c.id,
-        attempts.c.job_id,
-        attempts.c.number,
-        attempts.c.connector,
-        attempts.c.native_id,
-        attempts.c.namespace,
-        attempts.c.state,
-        attempts.c.claim_token,
-        attempts.c.claim_expires_at,
-        attempts.c.claimed_at,
-        attempts.c.generations,
-    ),
-)
 
 
 class AttemptOfJob(msgspec.Struct, frozen=True):
@@ -60,7 +36,8 @@ class AttemptOfJob(msgspec.Struct, frozen=True):
     job: Job
 
 
-def _attempt(row: Row[Any]) -> Attempt:
+def attempt_of(row: Row[Any]) -> Attempt:
+    """From a row of ``COLUMNS``."""
     values = dict(zip(Attempt.__struct_fields__, row, strict=True))
     values["id"] = UUID(bytes=values["id"])
     values["job_id"] = UUID(bytes=values["job_id"])
@@ -73,144 +50,10 @@ def _attempt(row: Row[Any]) -> Attempt:
     return Attempt(**values)
 
 
-def _with_jobs(conn: Connection, found: Sequence[Attempt]) -> list[AttemptOfJob]:
+def with_jobs(conn: Connection, found: Sequence[Attempt]) -> list[AttemptOfJob]:
+    """Each with its job."""
     by_id = {job.id: job for job in jobs_db.get_many(conn, [a.job_id for a in found])}
     return [AttemptOfJob(a, by_id[a.job_id]) for a in found]
-
-
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """Who takes jobs, for which scheduler, and until when. Times are Unix seconds."""
-
-    connector: str
-    namespace: str
-    native_id: Callable[[UUID, int], str]
-    token: UUID
-    now: float
-    expires_at: float
-    generations: tuple[str, ...] = ()  # of nodes that may run it; empty: any
-
-
-def claim(conn: Connection, job_ids: Sequence[UUID], by: Claim) -> list[AttemptOfJob]:
-    """Take waiting jobs for hand-over, in order; a job that no longer waits is left out."""
-    taken = [AttemptOfJob(_new_attempt(job, by), job) for job in jobs_db.take(conn, job_ids)]
-    _CLAIM.run(conn, [_new_row(one.attempt, by.token) for one in taken])
-    return taken
-
-
-def _new_attempt(job: Job, by: Claim) -> Attempt:
-    return Attempt(
-        id=new_id(),
-        job_id=job.id,
-        number=job.attempt,
-        connector=by.connector,
-        native_id=by.native_id(job.id, job.attempt),
-        namespace=by.namespace,
-        state=AttemptState.CLAIMED,
-        claim_token=by.token,
-        claim_expires_at=by.expires_at,
-        claimed_at=by.now,
-        generations=" ".join(by.generations) or None,
-    )
-
-
-def _new_row(new: Attempt, token: UUID) -> tuple[Any, ...]:
-    return (
-        bytearray(new.id.bytes),  # see db/intake.py
-        bytearray(new.job_id.bytes),
-        new.number,
-        new.connector,
-        new.native_id,
-        new.namespace,
-        new.state.value,
-        bytearray(token.bytes),
-        new.claim_expires_at,
-        new.claimed_at,
-        new.generations,
-    )
-
-
-def _claimed(connector: Any) -> ColumnElement[bool]:
-    claimed = attempts.c.state == AttemptState.CLAIMED.value
-    return and_(is_live, attempts.c.connector == connector, claimed)
-
-
-def _expired(now: Any) -> ColumnElement[bool]:
-    """Ran out before the hand-over was recorded. What somebody asked to stop is left to the
-    reconciler.
-    """
-    return and_(attempts.c.claim_expires_at <= now, attempts.c.stop_cause.is_(None))
-
-
-def _of_a_later_clock(now: Any) -> ColumnElement[bool]:
-    """The clock was put back since, and would take long to reach the end of the claim again."""
-    return and_(attempts.c.claimed_at - CLOCKS_DIFFER_S > now)
-
-
-_NOW: Final[Any] = bindparam("now")
-_ANY_EXPIRED: Final = Prepared(
-    select(attempts.c.id)
-    .where(_claimed(bindparam("connector")), or_(_expired(_NOW), _of_a_later_clock(_NOW)))
-    .limit(1)
-)
-
-
-def any_expired(conn: Connection, connector: str, now: float) -> bool:
-    """Whether ``reclaim`` would find something; a read, so that idling writes nothing."""
-    return _ANY_EXPIRED.first(conn, connector=connector, now=now) is not None
-
-
-def reclaim(
-    conn: Connection, connector: str, *, token: UUID, now: float, expires_at: float, limit: int
-) -> list[AttemptOfJob]:
-    """Take over expired claims, oldest first; each goes to one taker."""
-    # From here on they are as any that ran out, also to whoever looks at what is to stop.
-    conn.execute(
-        update(attempts)
-        .where(_claimed(connector), _of_a_later_clock(now))
-        .values(claimed_at=now, claim_expires_at=now)
-    )
-    expired = and_(_claimed(connector), _expired(now))
-    oldest = select(attempts.c.id).where(expired).order_by(attempts.c.id).limit(limit)
-    rows = conn.execute(
-        update(attempts)
-        .where(attempts.c.id.in_(oldest), expired)
-        .values(claim_token=token.bytes, claim_expires_at=expires_at)
-        .returning(*_COLUMNS)
-    ).all()
-    return _with_jobs(conn, [_attempt(row) for row in rows])
-
-
-def record_submitted(conn: Connection, attempt_id: UUID, *, token: UUID, now: float) -> bool:
-    """The scheduler has confirmed the attempt; False when the claim was lost."""
-    done = conn.execute(
-        update(attempts)
-        .where(
-            attempts.c.id == attempt_id.bytes,
-            attempts.c.state == AttemptState.CLAIMED.value,
-            attempts.c.claim_token == token.bytes,
-        )
-        .values(
-            state=AttemptState.SUBMITTED.value,
-            submitted_at=now,
-            claim_token=None,
-            claim_expires_at=None,
-        )
-    )
-    return done.rowcount == 1
-
-
-def give_claim_back(conn: Connection, attempt_id: UUID, *, token: UUID) -> bool:
-    """Nobody has this claim any more, in this transaction; False when it was lost before."""
-    done = conn.execute(
-        update(attempts)
-        .where(
-            attempts.c.id == attempt_id.bytes,
-            attempts.c.state == AttemptState.CLAIMED.value,
-            attempts.c.claim_token == token.bytes,
-        )
-        .values(claim_token=None)
-    )
-    return done.rowcount == 1
 
 
 def change(
@@ -286,10 +129,10 @@ def live(
     """Attempts to look at, in id order: confirmed ones, and claims that ran out
     while somebody had asked to stop them.
     """
-    query = select(*_COLUMNS).where(_followed(connector, now)).order_by(attempts.c.id).limit(limit)
+    query = select(*COLUMNS).where(_followed(connector, now)).order_by(attempts.c.id).limit(limit)
     if after is not None:
         query = query.where(attempts.c.id > after.bytes)
-    return _with_jobs(conn, [_attempt(row) for row in conn.execute(query)])
+    return with_jobs(conn, [attempt_of(row) for row in conn.execute(query)])
 
 
 def due(
@@ -308,7 +151,7 @@ def due(
     )
     unsent = and_(attempts.c.stop_cause.is_not(None), attempts.c.stop_sent_at.is_(None))
     query = (
-        select(*_COLUMNS)
+        select(*COLUMNS)
         .join_from(attempts, jobs, attempts.c.job_id == jobs.c.id)
         .where(
             _followed(connector, now),
@@ -317,7 +160,7 @@ def due(
         .order_by(attempts.c.id)
         .limit(limit)
     )
-    return _with_jobs(conn, [_attempt(row) for row in conn.execute(query)])
+    return with_jobs(conn, [attempt_of(row) for row in conn.execute(query)])
 
 
 def _followed(connector: str, now: float) -> ColumnElement[bool]:
@@ -334,9 +177,9 @@ def _followed(connector: str, now: float) -> ColumnElement[bool]:
 def of_job(conn: Connection, job_id: UUID) -> list[Attempt]:
     """All attempts of a job, first to last."""
     for table in (attempts, attempts_archive):
-        columns = (table.c[column.name] for column in _COLUMNS)
+        columns = (table.c[column.name] for column in COLUMNS)
         query = select(*columns).where(table.c.job_id == job_id.bytes).order_by(table.c.number)
-        if found := [_attempt(row) for row in conn.execute(query)]:
+        if found := [attempt_of(row) for row in conn.execute(query)]:
             return found
     return []
 
@@ -344,8 +187,8 @@ def of_job(conn: Connection, job_id: UUID) -> list[Attempt]:
 def of_jobs(conn: Connection, job_ids: Collection[UUID]) -> list[Attempt]:
     """All attempts of jobs that are not archived, those of one together, first to last."""
     wanted = attempts.c.job_id.in_([job_id.bytes for job_id in job_ids])
-    query = select(*_COLUMNS).where(wanted).order_by(attempts.c.job_id, attempts.c.number)
-    return [_attempt(row) for row in conn.execute(query)]
+    query = select(*COLUMNS).where(wanted).order_by(attempts.c.job_id, attempts.c.number)
+    return [attempt_of(row) for row in conn.execute(query)]
 
 
 def to_forget(

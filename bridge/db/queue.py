@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
@@ -38,6 +38,12 @@ from bridge.models.job import JobState
 _FEWEST: Final = 2
 _MOST: Final = 64
 _ABOVE_ALL: Final = 2**31 - 1  # no priority is as high
+
+
+# Cores and memory (MiB) of machines.
+Sizes = Sequence[tuple[int, int]]
+EVERY_SIZE: Final[Sizes] = ((2**31 - 1, 2**31 - 1),)
+_SIZES: Final = 4  # that one statement tells apart
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -119,6 +125,16 @@ _OF_PRIORITY: Final = and_(_WAITING, jobs.c.priority == bindparam("priority"))
 _IN_TIME: Final = or_(jobs.c.not_before.is_(None), jobs.c.not_before <= bindparam("now"))
 
 
+_CORES: Final = [f"cores_{at}" for at in range(_SIZES)]
+_MEMORY: Final = [f"memory_mb_{at}" for at in range(_SIZES)]
+_FITS: Final = or_(
+    *(
+        and_(jobs.c.cores <= bindparam(cores), jobs.c.memory_mb <= bindparam(memory_mb))
+        for cores, memory_mb in zip(_CORES, _MEMORY, strict=True)
+    )
+)
+
+
 def _heads() -> Prepared:
     """The oldest jobs of each user: a look into the index for each user, however many jobs
     they have, and one statement for all of them.
@@ -168,6 +184,7 @@ _JOBS: Final = Prepared(
         jobs.c.user_id == bindparam("user_id"),
         jobs.c.id > bindparam("after"),
         _IN_TIME,
+        _FITS,
     )
     .order_by(jobs.c.id)
     .limit(bindparam("most"))
@@ -179,15 +196,18 @@ def groups_waiting(conn: Connection) -> list[UUID]:
     return [of_bytes(row[0]) for row in _GROUPS.all(conn)]
 
 
-def levels(conn: Connection, group_id: UUID, now: float) -> Iterator[Level]:
-    """Who waits in a group, by falling priority; valid within the transaction of ``conn``."""
+def levels(
+    conn: Connection, group_id: UUID, now: float, sizes: Callable[[], Sizes]
+) -> Iterator[Level]:
+    """Who waits in a group, by falling priority; valid within the transaction of ``conn``.
+
+    Jobs that fit none of ``sizes``, which is asked whenever more are read, are left out as far
+    as they were not read before: there may be many.
+    """
     below = _ABOVE_ALL
     while found := _NEXT_PRIORITY.first(conn, group_id=group_id.bytes, below=below):
         below = found[0]
-        values = {"group_id": group_id.bytes, "priority": below, "now": now}
-        heads = itertools.groupby(_HEADS.all(conn, **values), itemgetter(0))
-        lines = [(of_bytes(user), _jobs(conn, values, user, [*rows])) for user, rows in heads]
-        yield Level(below, [Line(*line) for line in lines])
+        yield Level(below, _Lines(conn, group_id, below, now, sizes).read())
 
 
 def under_way(
@@ -205,16 +225,54 @@ def pending(conn: Connection, connector: str) -> int:
     return int(row[0]) if row else 0
 
 
-def _jobs(
-    conn: Connection, level: dict[str, Any], user: bytes, heads: Sequence[Sequence[Any]]
-) -> Iterator[Waiting]:
-    """Jobs of a line, beginning with its heads."""
-    user_id, priority = of_bytes(user), level["priority"]
-    rows, most = heads, _FEWEST
-    while True:
-        for _, job_id, cores, memory_mb in rows:
-            yield Waiting(of_bytes(job_id), user_id, priority, cores, memory_mb)
-        if len(rows) < most:
-            return
-        most = min(2 * most, _MOST)
-        rows = _JOBS.all(conn, **level, user_id=user, after=rows[-1][1], most=most)
+class _Lines:
+    """The lines of one priority of a group."""
+
+    def __init__(
+        self,
+        conn: Connection,
+        group_id: UUID,
+        priority: int,
+        now: float,
+        sizes: Callable[[], Sizes],
+    ) -> None:
+        self._conn = conn
+        self._priority = priority
+        self._where = {"group_id": group_id.bytes, "priority": priority, "now": now}
+        self._sizes = sizes
+
+    def read(self) -> list[Line]:
+        """Of each user who waits; of most only the heads are ever read."""
+        heads = itertools.groupby(_HEADS.all(self._conn, **self._where), itemgetter(0))
+        lines = [(user, list(rows)) for user, rows in heads]
+        return [Line(of_bytes(user), self._jobs(user, rows)) for user, rows in lines]
+
+    def _jobs(self, user: bytes, heads: list[Sequence[Any]]) -> Iterator[Waiting]:
+        user_id, rows, most = of_bytes(user), heads, _FEWEST
+        while True:
+            for _, job_id, cores, memory_mb in rows:
+                if rows is not heads or fits(self._sizes(), cores, memory_mb):
+                    yield Waiting(of_bytes(job_id), user_id, self._priority, cores, memory_mb)
+            if len(rows) < most:
+                return
+            most = min(2 * most, _MOST)
+            bounds = _bounds(self._sizes())
+            more = {"user_id": user, "after": rows[-1][1], "most": most}
+            rows = _JOBS.all(self._conn, **self._where, **bounds, **more)
+
+
+def fits(sizes: Sizes, cores: int, memory_mb: int) -> bool:
+    """Whether so much fits one of them."""
+    return any(cores <= most_cores and memory_mb <= most_mb for most_cores, most_mb in sizes)
+
+
+def _bounds(sizes: Sizes) -> dict[str, int]:
+    """What ``_FITS`` asks for. Of more sizes than it tells apart, the last become one that is
+    as large as any of them in both.
+    """
+    told, rest = sizes[: _SIZES - 1], sizes[_SIZES - 1 :]
+    last = [tuple(map(max, zip(*rest, strict=True)))] if rest else []
+    bounds = dict.fromkeys((*_CORES, *_MEMORY), -1)
+    for at, (cores, memory_mb) in enumerate([*told, *last]):
+        bounds |= {_CORES[at]: cores, _MEMORY[at]: memory_mb}
+    return bounds

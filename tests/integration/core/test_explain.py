@@ -6,6 +6,7 @@ import pytest
 
 from bridge.connectors.base import Connector
 from bridge.core.outlook import Outlook
+from bridge.db import instance
 from bridge.models.attempt import Observed
 from bridge.models.identity import Caller
 from bridge.models.job import Job, JobState
@@ -91,6 +92,27 @@ class TestWhatCannotBeHandedOver:
             "The connector local takes no jobs now: Nomad refuses to submit: Permission denied. "
             "No job is ahead of it."
         )
+
+    @pytest.mark.usefixtures("claimed")
+    def test_after_a_restore_until_every_group_was_listed(
+        self, house: House, scheduler: PickyConnector
+    ) -> None:
+        house.db.write(instance.get_or_create)
+        house.db.write(lambda conn: instance.start_epoch(conn, above=1, now=house.clock.now))
+        scheduler.allow()
+        scheduler.refuse("sweep", LAB)
+        house.restart()
+        job = house.submit()
+        waits = "Nothing is handed over after a restore until all that runs at the schedulers is"
+        assert said(house, job) == f"{waits} known. No job is ahead of it."
+        house.reconciler.sweep()
+        house.feeder.step()
+        assert said(house, job).startswith(f"{waits} known: Nomad refuses to sweep: Permission")
+        scheduler.allow()
+        house.pass_time(RETRY_S)
+        house.reconciler.sweep()
+        house.feeder.step()
+        assert said(house, job).startswith("It was handed over to local")
 
     @pytest.mark.usefixtures("claimed")
     def test_other_groups_do_not_wait_for_it(self, house: House) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from bridge import points
-from bridge.db import attempts, usage
+from bridge.db import attempts, claims, usage
 from bridge.errors import Conflict, Forbidden, InvalidRequest, JobRejected, NotFound, NotReady
 from bridge.models.attempt import AttemptSpec, AttemptState, Cause, Observed
 from bridge.models.identity import Caller
@@ -300,7 +300,7 @@ class TestCrash:
             house.scheduler.after_submit = lambda spec: None
             house.pass_time(61)
             house.db.write(
-                lambda conn: attempts.reclaim(
+                lambda conn: claims.reclaim(
                     conn,
                     "local",
                     token=uuid4(),

@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import event, text
 
-from bridge.db import attempts, jobs, queue, selftests, sets, statements, stranded
+from bridge.db import attempts, claims, jobs, queue, selftests, sets, statements, stranded
 from bridge.db.engine import Connection
 from bridge.db.jobs import JobFilter
 from bridge.db.sets import JobSet
@@ -107,7 +107,7 @@ CASES: dict[str, tuple[Statement, str]] = {
         "jobs",
     ),
     "any_expired": (
-        lambda conn, lab: attempts.any_expired(conn, "local", NOW),
+        lambda conn, lab: claims.any_expired(conn, "local", NOW),
         "ix_attempts_live",
     ),
     "waiting selftests": (lambda conn, lab: selftests.waiting(conn), "ix_jobs_selftests"),

@@ -49,7 +49,10 @@ def said(facts: dict[str, Any] | None = None, **job_is: Any) -> str:
         ({"memory_mb": 600}, {"room": FULL}, "is busy: n1 (50 MiB free)."),
         ({}, {}, "as soon as it is its turn. No job is ahead of it."),
         ({}, {"ahead": {"bob": 1}}, "1 job is ahead of it (bob 1)."),
-        ({}, {"ahead": {"bob": COUNTED}}, "more than 1,000 jobs are ahead"),
+        ({}, {"ahead": {"bob": COUNTED}}, "turn. 1,000 jobs are ahead"),
+        ({}, {"ahead": {"bob": COUNTED + 1}}, "more than 1,000 jobs are ahead"),
+        ({}, {"unlisted": ""}, "until all that runs at the schedulers is known. No job"),
+        ({}, {"unlisted": "denied."}, "at the schedulers is known: denied. No job"),
         ({"state": JobState.SUBMITTED, "phase": Phase.STAGING}, {}, "phase staging"),
         ({"state": JobState.SUBMITTED}, {"away": "no answer"}, "cannot be asked now"),
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from bridge.connectors.base import Machine, Room
 from bridge.core.queue import (
     Chosen,
     Level,
+    Levels,
     Line,
     Member,
     Reserve,
@@ -24,7 +25,7 @@ from bridge.core.queue import (
     members_of,
     reserve,
 )
-from bridge.db.queue import UnderWay
+from bridge.db.queue import Sizes, UnderWay
 from bridge.models.ids import new_id
 from bridge.models.usage import Share, decayed
 
@@ -35,14 +36,26 @@ def job(user: UUID = ADA, cores: int = 1, memory_mb: int = 100, priority: int = 
     return Waiting(id=new_id(), user_id=user, priority=priority, cores=cores, memory_mb=memory_mb)
 
 
-def levels(jobs: Iterable[Waiting]) -> list[Level]:
+def levels(jobs: Iterable[Waiting]) -> Levels:
     """As the database gives them: by priority, in it one line for each user."""
+    return lambda sizes: _levels(jobs, sizes)
+
+
+def within(jobs: Iterable[Waiting], sizes: Callable[[], Sizes]) -> Iterator[Waiting]:
+    """Those that fit one of the sizes when they are read."""
+    for one in jobs:
+        if any(one.cores <= cores and one.memory_mb <= mb for cores, mb in sizes()):
+            yield one
+
+
+def _levels(jobs: Iterable[Waiting], sizes: Callable[[], Sizes]) -> list[Level]:
     found: dict[int, dict[UUID, list[Waiting]]] = {}
     for one in jobs:
         found.setdefault(one.priority, {}).setdefault(one.user_id, []).append(one)
     return [
         Level(
-            priority, [Line(user, iter(found[priority][user])) for user in sorted(found[priority])]
+            priority,
+            [Line(user, within(found[priority][user], sizes)) for user in sorted(found[priority])],
         )
         for priority in sorted(found, reverse=True)
     ]
@@ -122,7 +135,11 @@ class TestOrder:
                 yield job()
 
         choose(
-            [Level(50, [Line(ADA, iter(endless()))])], members={}, slots=10, room=None, at_once=10
+            lambda _: [Level(50, [Line(ADA, iter(endless()))])],
+            members={},
+            slots=10,
+            room=None,
+            at_once=10,
         )
         assert read <= 12
 
@@ -160,6 +177,12 @@ class TestBounds:
         higher = [job(cores=9, priority=60) for _ in range(300)]
         assert pick([*higher, *others], room=room(queues=True)) == tuple(others)
 
+    def test_what_waits_for_a_busy_machine_delays_nothing_that_runs_elsewhere(self) -> None:
+        large = machine("large", 64, cores_free=0)
+        place = Room(slots=99, machines=(large, machine("small")), queues=True)
+        waiting = [*(job(cores=32) for _ in range(5000)), *(job() for _ in range(3))]
+        assert pick(waiting, slots=8, room=place) == (*waiting[:8], *waiting[-3:])
+
     def test_a_pass_looks_only_so_far(self) -> None:
         read = 0
 
@@ -176,10 +199,10 @@ class TestBounds:
             "room": room(queues=True),
             "at_once": 64,
         }
-        assert choose([Level(50, lines[:1])], **where) == ()
-        assert read <= 52
-        assert choose([Level(50, lines)], **where) == ()
-        assert read <= 1200
+        assert choose(lambda _: [Level(50, lines[:1])], **where) == ()
+        assert read <= 130
+        assert choose(lambda _: [Level(50, lines)], **where) == ()
+        assert read <= 1250
 
     def test_the_largest_of_each_kind_together_are_no_machine(self) -> None:
         wide, deep = machine("wide", 16, 1000), machine("deep", 2, 9000)

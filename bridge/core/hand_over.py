@@ -1,0 +1,205 @@
+"""Calls a scheduler for attempts that were claimed, outside any transaction, and records it.
+
+A crash or a lost answer between call and record is harmless: the claim runs
+out, is taken again, and the connector is called with the same id, create-only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from types import MappingProxyType
+from typing import Final
+from uuid import UUID
+
+from bridge import log, points
+from bridge.connectors.base import Connector
+from bridge.core.patience import Act, Patience
+from bridge.core.retry import failed_on
+from bridge.core.verdict import End
+from bridge.core.write import end_attempt
+from bridge.db import attempts, claims, identity
+from bridge.db import jobs as jobs_db
+from bridge.db.attempts import AttemptOfJob
+from bridge.db.claims import CLOCKS_DIFFER_S
+from bridge.db.engine import Connection, Transactions
+from bridge.errors import BridgeError, ConnectorUnavailable, JobRejected
+from bridge.models.attempt import Attempt, AttemptSpec, Cause, Handle
+from bridge.models.identity import Group
+from bridge.models.job import JobState
+from bridge.points import Point
+
+_log = log.get(__name__)
+
+_AVOIDED: Final = 16  # machines that an attempt is asked to avoid for others: it is only a wish
+
+
+class HandOver:
+    """Up to ``threads`` calls at a time."""
+
+    def __init__(
+        self,
+        db: Transactions,
+        *,
+        threads: int,
+        half_life_s: float,
+        patience: Patience,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._db = db
+        self._half_life_s = half_life_s
+        self._patience = patience
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hand-over")
+
+    def close(self) -> None:
+        """Wait for calls under way, then stop."""
+        self._pool.shutdown(wait=True)
+
+    def call(
+        self,
+        connector: Connector,
+        claimed: Sequence[AttemptOfJob],
+        avoid: Mapping[UUID, tuple[str, ...]] = MappingProxyType({}),
+    ) -> tuple[int, dict[str, str]]:
+        """How many were handed over, and groups (name: namespace) of which some were not: the
+        scheduler could not be asked. Their claims may be taken again at once.
+
+        ``avoid``: by job, the machines that are better left to others.
+        """
+        if not claimed:
+            return 0, {}
+        groups = self._groups_of(claimed)
+        calls: list[Future[int]] = []
+        for one in claimed:
+            others = avoid.get(one.job.id, ())[:_AVOIDED]
+            group = groups[one.job.group_id]
+            calls.append(self._pool.submit(self._submit, connector, one, group, others))
+        # All of them: a pass that is given up has none of its calls under way any more.
+        wait(calls)
+        count, unanswered, failed = 0, [], dict[str, ConnectorUnavailable]()
+        for call, one in zip(calls, claimed, strict=True):
+            place = groups[one.job.group_id].name
+            try:
+                count += call.result()
+                self._patience.worked(connector.name, Act.FEED, place)
+            except ConnectorUnavailable as away:
+                failed[place] = away
+                unanswered.append(one)
+            except BridgeError:  # the lease is lost, or the database is away
+                raise
+            except Exception:  # noqa: BLE001 (no other is held up; its claim runs out)
+                _log.exception("action=submit job=%s connector=%s", one.job.id, connector.name)
+        for place, fault in failed.items():
+            self._patience.failed(connector.name, Act.FEED, fault, place)
+        self._let_go(unanswered)
+        namespaces = {group.name: group.namespace for group in groups.values()}
+        return count, {place: namespaces[place] for place in failed}
+
+    def _groups_of(self, claimed: Sequence[AttemptOfJob]) -> dict[UUID, Group]:
+        def read(conn: Connection) -> dict[UUID, Group]:
+            ids = {one.job.group_id for one in claimed}
+            found = (identity.group_by_id(conn, group_id) for group_id in ids)
+            return {group.id: group for group in found if group is not None}
+
+        return self._db.read(read)
+
+    def _let_go(self, unanswered: Sequence[AttemptOfJob]) -> None:
+        if not unanswered:
+            return
+        now = self._clock()
+        tokens = {one.attempt.id: one.attempt.claim_token for one in unanswered}
+        self._db.write(lambda conn: claims.let_go(conn, tokens, now=now), lasting=False)
+
+    def _submit(
+        self,
+        connector: Connector,
+        one: AttemptOfJob,
+        group: Group,
+        avoid: tuple[str, ...],
+    ) -> int:
+        token = one.attempt.claim_token
+        assert token is not None
+        points.reach(Point.HAND_OVER_BEFORE_CALL)
+        if not _holds(one.attempt, self._clock()):
+            # We were paused, or waited long for a thread. By now the attempt may have been
+            # taken over, have ended, and be forgotten: a call would run it once more.
+            return 0
+        try:
+            connector.submit(spec_of(one, group, (*self._failed_on(one), *avoid)))
+        except JobRejected as exc:
+            self._reject(one, token, exc)
+            return 0
+        points.reach(Point.HAND_OVER_CALLED)
+        recorded = self._db.write(lambda conn: self._record(conn, one, token), lasting=False)
+        points.reach(Point.RECORD_COMMITTED)
+        _log.info(
+            "action=submit job=%s attempt=%d connector=%s recorded=%s",
+            one.job.id,
+            one.attempt.number,
+            connector.name,
+            recorded,
+        )
+        return int(recorded)
+
+    def _failed_on(self, one: AttemptOfJob) -> tuple[str, ...]:
+        if one.attempt.number == 1:
+            return ()
+        return failed_on(self._db.read(partial(attempts.of_job, job_id=one.job.id)))
+
+    def _record(self, conn: Connection, one: AttemptOfJob, token: UUID) -> bool:
+        now = self._clock()
+        recorded = claims.record_submitted(conn, one.attempt.id, token=token, now=now)
+        points.reach(Point.RECORD_BEFORE_COMMIT)
+        return recorded
+
+    def _reject(self, one: AttemptOfJob, token: UUID, why: JobRejected) -> None:
+        now = self._clock()
+        end = End(job=JobState.FAILED, cause=Cause.REJECTED, reason=why.message, ended_at=now)
+        points.reach(Point.REJECT_BEFORE_COMMIT)
+
+        def write(conn: Connection) -> bool:
+            # The job before its attempt, as who cancels it does: else each waits for the other.
+            jobs_db.lock(conn, one.job.id)
+            # Whoever took the claim over hears for itself what the scheduler says by then.
+            return claims.give_claim_back(conn, one.attempt.id, token=token) and end_attempt(
+                conn, one, end, self._half_life_s, now=now
+            )
+
+        rejected = self._db.write(write)
+        _log.warning(
+            "action=reject job=%s reason=%s recorded=%s", one.job.id, why.message, rejected
+        )
+
+
+def _holds(claimed: Attempt, now: float) -> bool:
+    """Whether nobody else has taken the claim over; as for them, no claim is of the future."""
+    begun = claimed.claimed_at <= now + CLOCKS_DIFFER_S
+    return begun and now < (claimed.claim_expires_at or 0.0)
+
+
+def spec_of(one: AttemptOfJob, group: Group, avoid: tuple[str, ...] = ()) -> AttemptSpec:
+    """What the connector is handed for one attempt."""
+    job = one.job
+    return AttemptSpec(
+        handle=Handle(one.attempt.native_id, one.attempt.namespace),
+        job_id=job.id,
+        number=one.attempt.number,
+        group=group.name,
+        code_bucket=group.code_bucket,
+        node_pool=group.node_pool,
+        bucket_id=job.bucket_id,
+        image=job.image,
+        input_sha256=job.input_sha256,
+        cores=job.cores,
+        memory_mb=job.memory_mb,
+        time_limit_s=job.time_limit_s,
+        priority=job.priority,
+        # As they were when it was claimed: so it is known what may not run on these any more.
+        generations=tuple((one.attempt.generations or "").split()),
+        requires_limits=group.requires_limits and job.pinned_to is None,
+        native_node=job.pinned_to,
+        avoid=avoid,
+    )
