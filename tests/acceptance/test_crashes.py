@@ -108,6 +108,7 @@ def test_twice_over_the_same_claim(lab: Lab) -> None:
 @pytest.mark.parametrize(
     "point",
     [
+        Point.CANCEL_HALFWAY,
         Point.CANCEL_BEFORE_COMMIT,
         Point.CANCEL_COMMITTED,
         Point.STOP_COMMITTED,
@@ -271,8 +272,82 @@ def test_what_lives_and_is_of_no_job_is_stopped(lab: Lab, point: Point) -> None:
     assert work.runs == 1
 
 
-def test_a_set_half_canceled_and_half_pruned(local: Lab) -> None:
-    """Of more jobs than are changed at once; it does not depend on the scheduler."""
+@pytest.fixture
+def by_twos(lab: Lab) -> Iterator[None]:
+    """Of a set two jobs are changed at once: the first two are when the service dies."""
+    lab.service.restart_with_chunks(2)
+    yield
+    lab.service.restart_with_chunks(None)
+
+
+@pytest.mark.usefixtures("by_twos")
+def test_a_set_half_retried(lab: Lab) -> None:
+    works = [lab.work(SECOND_TIME_LUCKY) for _ in range(5)]
+    jobs = lab.submit(*works, set="retried")
+    assert {lab.end(job)["cause"] for job in jobs} == {"exit"}
+    lab.crash_at(Point.SET_CHUNK_COMMITTED)
+    assert of_set(lab, "retried", "retry") is None
+    lab.restart()
+    assert of_set(lab, "retried", "retry") == 3
+    for job, work in zip(jobs, works, strict=True):
+        seen = lab.end(job)
+        assert (seen["state"], seen["attempt"], work.runs) == ("completed", 2, 2), seen
+
+
+@pytest.mark.usefixtures("by_twos")
+def test_a_set_half_held_and_half_released(lab: Lab) -> None:
+    # Behind one that has the whole machine and one that waits for it, nothing starts.
+    first = lab.work("exec sleep 600")
+    ahead = lab.submit(first, cores=CORES)
+    lab.await_run(first)
+    ahead += lab.submit(lab.work("exec sleep 600"), cores=CORES)
+    works = lab.works(5)
+    jobs = lab.submit(*works, set="held")
+    lab.crash_at(Point.SET_CHUNK_COMMITTED)
+    assert of_set(lab, "held", "hold") is None
+    lab.restart()
+    assert of_set(lab, "held", "hold") == 3
+    for job in ahead:
+        lab.ask(job, "cancel")
+    assert {lab.end(job)["state"] for job in ahead} == {"canceled"}
+    (other,) = lab.submit(lab.work())
+    assert lab.end(other)["state"] == "completed"
+    assert [lab.job(job)["state"] for job in jobs] == ["received"] * 5
+    lab.crash_at(Point.SET_CHUNK_COMMITTED)
+    assert of_set(lab, "held", "release") is None
+    lab.restart()
+    assert of_set(lab, "held", "release") == 3
+    for job, work in zip(jobs, works, strict=True):
+        seen = lab.end(job)
+        assert (seen["state"], seen["attempt"], work.runs) == ("completed", 1, 1), seen
+
+
+# 1: of what was handed over and does not run there is none; 2: of what runs; 4: of what waits.
+@pytest.mark.usefixtures("by_twos")
+@pytest.mark.parametrize("time", [1, 2, 4])
+def test_a_set_half_canceled_and_half_pruned(lab: Lab, time: int) -> None:
+    name = f"canceled-{time}"
+    works = [lab.work("exec sleep 600") for _ in range(3)]
+    jobs = lab.submit(*works, set=name)
+    waiting = lab.submit(*lab.works(3), set=name, hold=True)
+    for job, work in zip(jobs, works, strict=True):
+        lab.await_run(work)
+        lab.service.wait_for(job, ["running"])
+    lab.crash_at(Point.SET_CHUNK_COMMITTED, time)
+    assert of_set(lab, name, "cancel") is None
+    lab.restart()
+    of_set(lab, name, "cancel")
+    assert {lab.end(job)["state"] for job in (*jobs, *waiting)} == {"canceled"}
+    assert [work.runs for work in works] == [1, 1, 1]
+    lab.crash_at(Point.SET_CHUNK_COMMITTED)
+    assert of_set(lab, name, "prune") is None
+    lab.restart()
+    assert of_set(lab, name, "prune") == 4
+    assert all(lab.job(job)["prune_requested_at"] for job in (*jobs, *waiting))
+
+
+def test_a_set_of_more_jobs_than_are_changed_at_once(local: Lab) -> None:
+    """It does not depend on the scheduler."""
     for _ in range(6):
         items = [{"bucket_id": str(uuid.uuid4()), **HELD} for _ in range(1000)]
         answer = local.service.post("/v1/jobs", items)
@@ -282,23 +357,24 @@ def test_a_set_half_canceled_and_half_pruned(local: Lab) -> None:
         return dict(local.service.get("/v1/sets/many").body["jobs"])
 
     local.crash_at(Point.SET_CHUNK_COMMITTED, 3)  # the first of those that wait
-    assert verb(local, "cancel") is None
+    assert of_set(local, "many", "cancel") is None
     local.restart()
     assert states() == {"canceled": 5000, "received": 1000}
-    assert verb(local, "cancel") == 200
+    assert of_set(local, "many", "cancel") == 1000
     assert states() == {"canceled": 6000}
     local.crash_at(Point.SET_CHUNK_COMMITTED)
-    assert verb(local, "prune") is None
+    assert of_set(local, "many", "prune") is None
     local.restart()
-    assert local.service.post("/v1/sets/many/prune", {}).body["changed"] == 1000
+    assert of_set(local, "many", "prune") == 1000
 
 
 HELD = {"image": "busybox:1", "memory_mb": 16, "set": "many", "hold": True}
 
 
-def verb(lab: Lab, name: str) -> int | None:
-    """Do something to the set; None when the service died over it."""
+def of_set(lab: Lab, name: str, verb: str) -> int | None:
+    """Do something to a set; how many jobs changed, None when the service died over it."""
     try:
-        return lab.service.post(f"/v1/sets/many/{name}", {}).status
+        changed: int = lab.service.post(f"/v1/sets/{name}/{verb}", {}).body["changed"]
     except (urllib.error.URLError, ConnectionError):
         return None
+    return changed

@@ -4,7 +4,8 @@
 
 serves as ``nomad-bridge serve`` does. When a file ``crash`` lies next to CONFIG
 with "POINT N" in it, the service dies when it gets to that point for the N-th
-time since; the file is gone by then, so that the next start survives.
+time since; the file is gone by then, so that the next start survives. A file ``chunk``
+there says how many jobs of a set are changed at once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from bridge import daemon, points
 from bridge.cli.host import loaded
+from bridge.core import sets
 from bridge.points import Point
 from tests.support.service import RunningService
 
@@ -33,6 +35,16 @@ class CrashingService(RunningService):
         draft = self.home / "crash.draft"
         draft.write_text(f"{point} {time}")
         draft.rename(self.home / "crash")
+
+    def restart_with_chunks(self, jobs: int | None) -> None:
+        """Change so many jobs of a set at once; None: as many as usual."""
+        file = self.home / "chunk"
+        file.unlink(missing_ok=True)
+        if jobs is not None:
+            file.write_text(str(jobs))
+        if self.process is not None:
+            self.stop()
+        self.start()
 
     def await_crash(self, timeout: float = 30) -> None:
         """Wait until it has killed itself. Fails when it does not, or ended otherwise."""
@@ -77,6 +89,8 @@ class _Killer:
 
 
 def main(config: Path) -> None:
+    if (chunk := config.parent / "chunk").exists():
+        setattr(sets, "_CHUNK", int(chunk.read_text()))  # noqa: B010 (it is final elsewhere)
     with points.install(_Killer(config.parent / "crash")):
         daemon.run(loaded(config))
 
