@@ -65,8 +65,11 @@ make_node() {
 }
 
 write_keys() { # server access secret
-    printf 'S3_SERVER=%s\nS3_ACCESS=%s\nS3_SECRET=%s\n' "$@" >"$HOME_DIR/etc/s3.conf"
-    chmod 600 "$HOME_DIR/etc/s3.conf"
+    local keys=$HOME_DIR/etc/s3.conf
+    # Stage may be reading them: they change at once.
+    printf 'S3_SERVER=%s\nS3_ACCESS=%s\nS3_SECRET=%s\n' "$@" >"$keys.new"
+    chmod 600 "$keys.new"
+    mv "$keys.new" "$keys"
 }
 
 # The whole environment of stage; tests change it by the variables above and EXTRA.
