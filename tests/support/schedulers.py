@@ -41,7 +41,7 @@ class Scheduler(ABC):
     connector: Connector
     prefix: str
     namespace: str
-    deadline_s: float  # within which ``stuck`` returns
+    deadline_s = 30.0  # within which ``stuck`` returns; by itself it never would
 
     @abstractmethod
     def spec(self, program: Program = Program.SUCCEEDS, **changes: Any) -> AttemptSpec:
@@ -119,7 +119,6 @@ class Local(Scheduler):
 
     prefix = LOCAL_PREFIX
     namespace = ""
-    deadline_s = 5.0
 
     def __init__(self, home: Path, image: str = "any:1", **settings: Any) -> None:
         self._home = home
@@ -180,7 +179,6 @@ class _Nomad(Scheduler):
     """What is the same whether Nomad is real or not."""
 
     namespace = POOL
-    deadline_s = 5.0
 
     def __init__(self, connection: Connection) -> None:
         self.prefix = f"bridge-{uuid.uuid4().hex[:8]}-"
