@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -24,7 +24,8 @@ class NomadProxy:
         self.url = ""
         self.away = False  # connections are closed without an answer
         self.streamless = False  # those that ask for events are
-        self.refusal: Refuse | None = None  # the answer to every request
+        self.refusal: Refuse | None = None  # the answer to every request that it is for
+        self.refused: Callable[[str, str], bool] = lambda method, path: True
         self.streams: set[urllib3.BaseHTTPResponse] = set()
         self._connection = nomad.connection()
 
@@ -65,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         if proxy.away or (is_stream and proxy.streamless):
             self.close_connection = True
             return
-        if proxy.refusal is not None:
+        if proxy.refusal is not None and proxy.refused(self.command, self.path):
             refusal = proxy.refusal
             self._send(refusal.status, refusal.text.encode(), refusal.headers)
             return
