@@ -159,7 +159,12 @@ class Queue(Section, frozen=True, kw_only=True):
         int, Meta(ge=1, description="Attempts of one job, whatever they end with.")
     ] = 10
     node_lost_after_s: Annotated[
-        float, Meta(ge=0, description="Seconds out of touch after which a node counts as lost.")
+        float,
+        Meta(
+            ge=0,
+            description="Seconds out of touch after which a node counts as lost. What ran there is"
+            " tried again, unless its time limit is over by then.",
+        ),
     ] = 600.0
     gone_grace_s: Annotated[
         float,
