@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -32,6 +33,9 @@ _READY_S: Final = 30.0
 _STOP_S: Final = 20.0
 _JOBS_S: Final = 50.0
 _POLL_S: Final = 0.05
+_KERNELS_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_OWN_PORTS: Final = 1500
+_FIRST_PORT: Final = 1024  # that needs no rights
 
 Names = Mapping[str, str]  # job id → name of the molecule
 
@@ -111,9 +115,22 @@ def _initialised(directory: Path) -> Path:
 def _free_addresses() -> list[str]:
     with contextlib.ExitStack() as held:
         probes = [held.enter_context(socket.socket()) for _ in range(2)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return ["{}:{}".format(*probe.getsockname()) for probe in probes]
+        return [f"127.0.0.1:{_bound(probe)}" for probe in probes]
+
+
+def _bound(probe: socket.socket) -> int:
+    """A free port, if possible below those that the kernel gives to outgoing connections: one
+    of them may be taken again before the service listens.
+    """
+    lowest = 0
+    with contextlib.suppress(OSError):
+        lowest = int(_KERNELS_PORTS.read_text().split()[0])
+    below = range(max(lowest - _OWN_PORTS, _FIRST_PORT), lowest)
+    for port in (*secrets.SystemRandom().sample(below, len(below)), 0):
+        with contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            break
+    return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
