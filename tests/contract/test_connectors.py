@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.connectors.base import Capacity, Connector
+from bridge.connectors.base import Capacity, Connector, Room
 from bridge.errors import ConnectorUnavailable, JobRejected
 from bridge.models.attempt import AttemptSpec, Cause, Handle, Observed
 from tests.support.poll import eventually
@@ -279,7 +279,7 @@ def test_what_lives_takes_its_room(scheduler: Scheduler) -> None:
     if not isinstance(connector, Capacity):
         return
     pool = scheduler.spec().node_pool
-    before = connector.room(scheduler.namespace, pool)
+    before = room_at_rest(connector, scheduler.namespace, pool)
     for machine in before.machines:
         assert machine.name
         assert 0 < machine.cores_free <= machine.cores
@@ -293,9 +293,21 @@ def test_what_lives_takes_its_room(scheduler: Scheduler) -> None:
     scheduler.until(running, Observed.ENDED)
     again = eventually(
         lambda: (room := connector.room(scheduler.namespace, pool)) == before and room,
-        timeout=10,
+        timeout=40,
     )
     assert again == before
+
+
+def room_at_rest(connector: Capacity, namespace: str, pool: str) -> Room:
+    """The room, when what earlier tests left has ended."""
+    looks: list[Room] = []
+
+    def is_as_before() -> bool:
+        looks.append(connector.room(namespace, pool))
+        return looks[-1:] == looks[-2:-1]
+
+    eventually(is_as_before, timeout=40, every=1)
+    return looks[-1]
 
 
 # A scheduler that cannot be asked
