@@ -189,6 +189,18 @@ class Capacity(Protocol):
         """
 
 
+@runtime_checkable
+class Survey(Protocol):
+    """A connector that finds out by itself where this bridge has something."""
+
+    def inhabited(self) -> set[str]:
+        """Namespaces, of those that may be listed, with something not yet ended that bears
+        this bridge's prefix. It may name some in which all has ended.
+
+        Raises ConnectorUnavailable.
+        """
+
+
 class Pending(msgspec.Struct, frozen=True):
     """An attempt that was handed over and, for all that is stored, has no machine yet.
     Memory in MiB.

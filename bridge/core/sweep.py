@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from typing import Final
 from uuid import UUID
 
 import msgspec
 
 from bridge import log, points
-from bridge.connectors.base import Connector
+from bridge.connectors.base import Connector, Survey
 from bridge.core.patience import Act, Patience
 from bridge.core.verdict import End
 from bridge.core.write import end_attempt
@@ -27,6 +28,8 @@ from bridge.models.job import FINAL, Job, JobState
 from bridge.points import Point
 
 _log = log.get(__name__)
+
+_ANYWHERE: Final = "any namespace"
 
 
 class _Listing(msgspec.Struct, frozen=True):
@@ -57,6 +60,8 @@ class Sweeper:
         self._half_life_s = half_life_s
         self._clock = clock
         self._swept = False
+        # By connector, where it was found to have something of ours; none before it was asked.
+        self._found: dict[str, set[str]] = {}
 
     def sweep(self) -> int:
         """Stop what should not live; returns how many."""
@@ -67,7 +72,7 @@ class Sweeper:
         return sum(
             self._stop(self._connectors[name], stray)
             for name, listing in found.items()
-            for stray in listing.strays
+            for stray in dict.fromkeys(listing.strays)
         )
 
     def namespaces(self, connector: str) -> set[str]:
@@ -94,7 +99,10 @@ class Sweeper:
         name = connector.name
         refused: set[str] = set()
         strays: list[Handle] = []
-        for place in sorted(self.namespaces(name)):
+        if not self._survey(connector):
+            return _Listing(strays, refused, cut_short=True)
+        found = self._found.get(name, set())
+        for place in sorted(self.namespaces(name) | found):
             if self._patience.waits(name, Act.SWEEP):
                 return _Listing(strays, refused, cut_short=True)
             if self._patience.waits(name, Act.SWEEP, place):
@@ -111,7 +119,29 @@ class Sweeper:
             self._patience.worked(name, Act.SWEEP, place)
             points.reach(Point.SWEEP_LISTED)
             strays += self._strays_among(alive)
+            if not alive:
+                found.discard(place)
         return _Listing(strays, refused)
+
+    def _survey(self, connector: Connector) -> bool:
+        """Ask once where anything of ours lives, for groups that were made after the backup
+        from which the database comes. False when the scheduler did not answer.
+        """
+        name = connector.name
+        if not isinstance(connector, Survey) or name in self._found:
+            return True
+        if self._patience.waits(name, Act.SWEEP):
+            return False
+        if self._patience.waits(name, Act.SWEEP, _ANYWHERE):
+            return True
+        try:
+            restored = self._db.look_up(instance.is_restored)
+            self._found[name] = connector.inhabited() if restored else set()
+        except ConnectorUnavailable as away:
+            self._patience.failed(name, Act.SWEEP, away, _ANYWHERE)
+            return away.narrow
+        self._patience.worked(name, Act.SWEEP, _ANYWHERE)
+        return True
 
     def _strays_among(self, alive: Collection[Handle]) -> list[Handle]:
         by_id = {handle.native_id: handle for handle in alive}

@@ -67,6 +67,12 @@ def is_swept(conn: Connection) -> bool:
     return row is None or row[0] is not None
 
 
+def is_restored(conn: Connection) -> bool:
+    """Whether the database ever came from a backup: then it may not know all that we made."""
+    row = conn.execute(select(instance.c.epoch)).first()
+    return row is not None and row[0] > 1
+
+
 def record_sweep(conn: Connection, *, now: float) -> None:
     """Everything that lives at the schedulers was listed; the first time counts."""
     conn.execute(update(instance).where(instance.c.swept_at.is_(None)).values(swept_at=now))

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.connectors.base import Capacity, Connector, Room
+from bridge.connectors.base import Capacity, Connector, Room, Survey
 from bridge.errors import ConnectorUnavailable, JobRejected
 from bridge.models.attempt import AttemptSpec, Cause, Handle, Observed
 from tests.support.poll import eventually
@@ -263,6 +263,9 @@ def test_sweep_finds_what_lives_and_is_ours(scheduler: Scheduler) -> None:
         seen = scheduler.connector.sweep([scheduler.namespace])[running.handle]
         assert seen.state is Observed.RUNNING
         assert scheduler.look(never).state is Observed.GONE
+        if isinstance(scheduler.connector, Survey):
+            places = scheduler.connector.inhabited()
+            assert set(scheduler.connector.sweep(places)) == {running.handle}
     finally:
         scheduler.connector.cancel(stranger.handle)
     scheduler.until(stranger, Observed.ENDED)

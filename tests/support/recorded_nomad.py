@@ -32,6 +32,7 @@ class Shown:
         self.index = index
         self.held = False
         self.stopped = False
+        self.namespace = ""
         self._native_id = native_id
         self._recordings = list(recordings)
 
@@ -58,7 +59,8 @@ class Shown:
     def job(self) -> dict[str, Any]:
         """As in a listing of jobs."""
         recorded: dict[str, Any] = _load(self.recording)["job"]
-        return recorded | {"ID": self._native_id, "Stop": self.stopped}
+        own = {"ID": self._native_id, "Namespace": self.namespace, "Stop": self.stopped}
+        return recorded | own
 
     @property
     def allocs(self) -> list[dict[str, Any]]:
@@ -120,6 +122,7 @@ class RecordedNomad(FakeNomad):
             return Answer(500, _TOO_LITTLE)
         shown = Shown(job["ID"], len(self.ever) + 1, self.recordings[job["ID"]])
         shown.held = job["ID"] in self.held
+        shown.namespace = job["Namespace"]
         self.jobs[job["ID"]] = self.ever[job["ID"]] = shown
         return Answer(200, {"EvalID": "e"})
 

@@ -58,7 +58,8 @@ _ENGINE_REMEDY: Final = "Start Docker, or set local.docker_host."
 
 @dataclasses.dataclass(eq=False)
 class LocalConnector:
-    """Runs attempts on this machine. Implements ``Connector``, ``Capacity`` and ``Watch``.
+    """Runs attempts on this machine. Implements ``Connector``, ``Capacity``, ``Watch``
+    and ``Survey``.
 
     ``runtime`` is ``docker`` or ``process`` and never changes by itself: with an
     engine that is away, handing over raises ConnectorUnavailable. ``cores`` and
@@ -173,6 +174,10 @@ class LocalConnector:
             for name in self._store.names(self.prefix)
             if (observation := self._observe(name)).state not in (Observed.ENDED, Observed.GONE)
         }
+
+    def inhabited(self) -> set[str]:
+        """See ``Survey``. One namespace stands for all of this machine."""
+        return {Handle(name).namespace for name in self._store.names(self.prefix)}
 
     def check(self) -> Health:
         """See ``Connector``."""

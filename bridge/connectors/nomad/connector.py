@@ -109,6 +109,11 @@ class NomadConnector:
         with self._client.within(_CALL_S):
             return self._lookout.living(namespaces)
 
+    def inhabited(self) -> set[str]:
+        """Namespaces with jobs of ours that are not over. Raises ConnectorUnavailable."""
+        with self._client.within(_CALL_S):
+            return self._lookout.inhabited()
+
     def check(self) -> Health:
         """Whether Nomad can be used, in words. Raises nothing."""
         with self._client.within(_CALL_S):

@@ -27,6 +27,7 @@ _FEW: Final = 8  # up to so many handles of a namespace are read one by one
 _SMALLEST_PAGE: Final = 50
 _LARGEST_PAGE: Final = 500
 _PAGES_PER_LOOK: Final = 2
+_ALL: Final = "*"  # namespaces
 _PENDING: Final = 'Status == "pending"'
 # Nomad without a leader refuses everything, each time after some seconds.
 _REFUSED_IN_A_ROW: Final = 3
@@ -134,6 +135,14 @@ class Lookout:
             except ConnectorUnavailable as away:
                 raise self._in_place(away) from None
         return seen
+
+    def inhabited(self) -> set[str]:
+        """Namespaces with jobs of ours that are not over, as far as our token may list jobs."""
+        try:
+            pages = self._client.live_jobs(_ALL, self._prefix, _LARGEST_PAGE)
+            return {job.namespace for page in pages for job in page}
+        except ConnectorUnavailable as away:
+            raise self._in_place(away) from None
 
     def forget(self, handle: Handle) -> None:
         """It is not looked at any more."""

@@ -157,6 +157,7 @@ class Job(Struct, frozen=True, rename="pascal"):
     id: str = field(name="ID")
     status: str = "pending"
     stop: bool = False
+    namespace: str = ""
     job_summary: Summary | None = None  # in listings only
 
     @property

@@ -25,6 +25,7 @@ from bridge.core.verdict import Policy
 from bridge.db import attempts, instance, jobs
 from bridge.db.engine import Database
 from bridge.embedded import EmbeddedS3
+from bridge.errors import ConnectorUnavailable
 from bridge.models.attempt import AttemptSpec, Cause, Handle, Observation, Observed
 from bridge.models.job import FINAL, Job, JobState
 from tests.integration.core.conftest import House
@@ -68,6 +69,23 @@ class Scheduler(FakeConnector):
             self.end(handle, Cause.CANCELED)
 
 
+class Surveying(Scheduler):
+    """It finds out by itself where anything of ours lives, unless it is ``denied`` that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.surveys = 0
+        self.denied = False
+
+    def inhabited(self) -> set[str]:
+        self._ask()
+        self.surveys += 1
+        if self.denied:
+            raise ConnectorUnavailable("Permission denied", "Grant list-jobs.", 30, narrow=True)
+        alive = (one for one, seen in self.shown.items() if seen.state is not Observed.ENDED)
+        return {one.namespace for one in alive}
+
+
 class Service:
     """The loops of a service on a database, started anew."""
 
@@ -107,11 +125,22 @@ class Drill:
     def __init__(self, house: House, url: str, folder: Path) -> None:
         self.house, self.url = house, url
         self.file = folder / "backup"
-        self.scheduler = Scheduler()
+        self.scheduler = Surveying()
         self.service = Service(url, self.scheduler, house.clock)
 
     def submit(self, count: int) -> list[Job]:
         return [self.house.submit() for _ in range(count)]
+
+    def late_group(self) -> Handle:
+        """A group of its own namespace, one attempt of which runs."""
+        groups, access = self.house.groups, self.house.access
+        _, secret = groups.add_group("late", "eve", connector="local")
+        groups.rotate_compute_secret(access.by_secret(secret))
+        job = self.house.submit(access.by_secret(secret))
+        self.service.step()
+        handle = Handle(self.handle(job).native_id, "g-late")
+        assert self.scheduler.shown[handle].state is Observed.RUNNING
+        return handle
 
     def handle(self, job: Job, number: int = 1) -> Handle:
         return Handle(f"bridge-t-{job.id.hex}-{number}", self.house.root.group.namespace)
@@ -199,6 +228,67 @@ def test_nothing_is_handed_over_before_a_full_sweep(drill: Drill) -> None:
     drill.service.reconciler.sweep()
     drill.service.step()
     assert drill.scheduler.submits == [drill.handle(job)]
+
+
+class TestGroupsMadeAfterTheBackup:
+    def test_what_still_runs_is_stopped(self, drill: Drill) -> None:
+        drill.backup()
+        orphan = drill.late_group()
+        drill.restore()
+        drill.service.reconciler.sweep()
+        assert drill.scheduler.cancels == [orphan]
+        assert drill.service.db.look_up(instance.is_swept)
+        for _ in range(3):
+            drill.house.pass_time(60)
+            drill.service.reconciler.sweep()
+        assert (drill.scheduler.cancels, drill.scheduler.surveys) == ([orphan], 1)
+
+    def test_also_if_it_could_not_be_stopped_at_once(
+        self, drill: Drill, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        drill.backup()
+        orphan = drill.late_group()
+        drill.restore()
+
+        def busy(handle: Handle) -> None:
+            raise ConnectorUnavailable("busy", retry_after=1.0)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(drill.scheduler, "cancel", busy)
+            drill.service.reconciler.sweep()
+        assert drill.scheduler.cancels == []
+        drill.house.pass_time(120)
+        drill.service.reconciler.sweep()
+        assert drill.scheduler.cancels == [orphan]
+
+    def test_nothing_is_handed_over_before_the_scheduler_has_answered(self, drill: Drill) -> None:
+        drill.backup()
+        drill.late_group()
+        drill.restore()
+        drill.scheduler.away = True
+        drill.service.reconciler.sweep()
+        assert not drill.service.db.look_up(instance.is_swept)
+
+    def test_where_it_may_not_be_asked_that_is_no_reason_to_wait(self, drill: Drill) -> None:
+        drill.backup()
+        orphan = drill.late_group()
+        drill.restore()
+        drill.scheduler.denied = True
+        drill.service.reconciler.sweep()
+        assert drill.service.db.look_up(instance.is_swept)
+        [fault] = drill.service.reconciler._patience.faults("local")
+        assert fault.detail == "in any namespace: Permission denied"
+        drill.scheduler.denied = False
+        drill.service.reconciler.sweep()  # too early
+        assert drill.scheduler.cancels == []
+        drill.house.pass_time(30)
+        drill.service.reconciler.sweep()
+        assert drill.scheduler.cancels == [orphan]
+
+    def test_a_database_that_was_never_restored_needs_no_survey(self, drill: Drill) -> None:
+        drill.late_group()
+        drill.service.reconciler.sweep()
+        assert (drill.scheduler.surveys, drill.scheduler.cancels) == (0, [])
 
 
 def test_a_job_goes_on_with_the_later_attempt_that_is_under_way(drill: Drill) -> None:

@@ -202,6 +202,7 @@ def test_many_are_polled_together_and_swept(trial: MakeTrial, connector: NomadCo
     assert seen[never.handle].state is Observed.GONE
     swept = connector.sweep([one.handle.namespace for one in waiting])
     assert {one.handle for one in waiting} <= set(swept)
+    assert POOL in connector.inhabited()
     assert all(handle.native_id.startswith(PREFIX) for handle in swept)
     for one in waiting:
         connector.cancel(one.handle)

@@ -13,9 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bridge.cli.main import cli
+from bridge.connectors.nomad.check import _impossible
 from bridge.connectors.nomad.connector import NomadConnector
-from bridge.connectors.nomad.setup import BRIDGE_POLICY, NODES_POLICY
+from bridge.connectors.nomad.setup import BRIDGE_POLICY, NODES_POLICY, Place
 from bridge.errors import ConnectorUnavailable
+from bridge.models.attempt import Handle
 from tests.support import needs
 from tests.support.certificates import Authority
 from tests.support.nomad_cluster import POOL, NomadCluster, cluster
@@ -180,6 +182,12 @@ def test_the_two_tokens_suffice_and_no_more(
     assert nomad.call("GET", "jobs", namespace=f"g-{prepared}") == []
     token = (tmp_path / "nomad.token").read_text().strip()
     connector = NomadConnector(nomad.connection(token=token), prefix="b-", node_token=token)
+    waits = _impossible("b-waits", Place(prepared, f"g-{prepared}", f"g-{prepared}"), "global")
+    connector._client.register(waits)
+    try:
+        assert connector.inhabited() == {f"g-{prepared}"}
+    finally:
+        connector.forget(Handle("b-waits", f"g-{prepared}"))
     with pytest.raises(ConnectorUnavailable, match="Permission denied"):
         connector.sweep([POOL])  # the namespace of another group
     with pytest.raises(ConnectorUnavailable, match="Permission denied"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge.connectors.base import Connector
+from bridge.connectors.base import Connector, Survey
 from bridge.connectors.nomad.client import Connection
 from bridge.connectors.nomad.connector import NomadConnector
 from bridge.errors import ConfigError
@@ -129,6 +129,19 @@ def test_sweep_asks_for_what_lives_and_bears_the_prefix(
     listing = nomad.requests[0]
     assert listing.query["prefix"] == PREFIX
     assert listing.query["filter"] == 'Status != "dead"'
+
+
+def test_a_survey_asks_for_what_lives_in_any_namespace(
+    connector: NomadConnector, nomad: FakeNomad
+) -> None:
+    assert isinstance(connector, Survey)
+    job = {"ID": f"{PREFIX}1", "Status": "running"}
+    places = ["g-lab", "g-den", "g-lab"]
+    nomad.routes["GET", "/v1/jobs"] = Answer(200, [job | {"Namespace": one} for one in places])
+    assert connector.inhabited() == {"g-lab", "g-den"}
+    [asked] = nomad.requests
+    assert (asked.query["namespace"], asked.query["prefix"]) == ("*", PREFIX)
+    assert asked.query["filter"] == 'Status != "dead"'
 
 
 def test_the_job_file_is_parsed_once(connector: NomadConnector, nomad: FakeNomad) -> None:
