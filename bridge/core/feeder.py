@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
@@ -94,10 +92,6 @@ class Feeder:
             patience=self._patience,
             clock=clock,
         )
-        # By scheduler, the groups (name: namespace) of which claimed attempts could not be
-        # handed over. Nothing new of theirs is claimed: it would leave the queue, and its order,
-        # for nothing.
-        self._unanswered: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._next_look_for_expired: dict[str, float] = {}
         self._starts = _Starts()
         self._swept = False
@@ -106,7 +100,7 @@ class Feeder:
     def begin(self) -> None:
         """This process leads from now on: others may have handed over until now."""
         self._recalled = False
-        self._unanswered.clear()
+        self._hand_over.begin()
 
     def step(self) -> int:
         """Hand over what can start now; returns how many attempts were handed over.
@@ -141,24 +135,11 @@ class Feeder:
         """What can start at one scheduler. What is refused to one group is no other's loss."""
         if self._patience.waits(connector.name, Act.FEED):
             return 0
-        count = self._call(connector, self._reclaim(connector))
-        count += self._call(connector, self._claim_selftests(connector))
+        count = self._hand_over.call(connector, self._reclaim(connector))
+        count += self._hand_over.call(connector, self._claim_selftests(connector))
         for group in self._groups(connector.name):
-            waits = self._patience.waits(connector.name, Act.FEED, group.name)
-            if not waits and group.name not in self._unanswered[connector.name]:
+            if not self._patience.waits(connector.name, Act.FEED, group.name):
                 count += self._feed(connector, group)
-        return count
-
-    def _call(
-        self,
-        connector: Connector,
-        claimed: Sequence[AttemptOfJob],
-        avoid: Mapping[UUID, tuple[str, ...]] = MappingProxyType({}),
-    ) -> int:
-        count, unanswered = self._hand_over.call(connector, claimed, avoid)
-        if unanswered:
-            self._unanswered[connector.name] |= unanswered
-            self._next_look_for_expired.pop(connector.name, None)
         return count
 
     def _groups(self, connector: str) -> list[Group]:
@@ -170,32 +151,23 @@ class Feeder:
 
     def _reclaim(self, connector: Connector) -> list[AttemptOfJob]:
         now, ticks = self._clock(), self._ticks()
-        if ticks < self._next_look_for_expired.get(connector.name, ticks):
+        due = ticks >= self._next_look_for_expired.get(connector.name, ticks)
+        if not (self._hand_over.free_some(connector.name) or due):
             return []
         self._next_look_for_expired[connector.name] = ticks + _LOOK_FOR_EXPIRED_S
-        unanswered = self._unanswered.pop(connector.name, {})
-        refused = {
-            place: namespace
-            for place, namespace in unanswered.items()
-            if self._patience.waits(connector.name, Act.FEED, place)
-        }
-        claimed: list[AttemptOfJob] = []
-        if self._db.read(lambda conn: claims.any_expired(conn, connector.name, now)):
-            claimed = self._db.write(
-                lambda conn: claims.reclaim(
-                    conn,
-                    connector.name,
-                    but=list(refused.values()),
-                    token=new_id(),
-                    now=now,
-                    expires_at=now + self._pace.claim_ttl_s,
-                    limit=self._pace.at_once,
-                )
+        if not self._db.read(lambda conn: claims.any_expired(conn, connector.name, now)):
+            return []
+        claimed = self._db.write(
+            lambda conn: claims.reclaim(
+                conn,
+                connector.name,
+                token=new_id(),
+                now=now,
+                expires_at=now + self._pace.claim_ttl_s,
+                limit=self._pace.at_once,
             )
-            points.reach(Point.RECLAIM_COMMITTED)
-        self._unanswered[connector.name] = (
-            unanswered if len(claimed) == self._pace.at_once else refused
         )
+        points.reach(Point.RECLAIM_COMMITTED)
         return claimed
 
     def _claim_selftests(self, connector: Connector) -> list[AttemptOfJob]:
@@ -219,7 +191,7 @@ class Feeder:
                 return 0
         chosen = self._choose_for(group, room)
         avoid = {one.job.id: one.avoid for one in chosen}
-        return self._call(connector, self._claim(connector, group, chosen), avoid)
+        return self._hand_over.call(connector, self._claim(connector, group, chosen), avoid)
 
     def _choose_for(self, group: Group, room: Room | None) -> tuple[Chosen, ...]:
         now = self._clock()
@@ -268,7 +240,9 @@ class Feeder:
             reserve(self._starts.rate(group.id, pending, now), pace.reserve) - pending,
             pace.reserve_total - queue_db.pending(conn, group.connector),
         )
-        at_once = pace.at_once
+        # One, to hear whether it is taken now: the others would leave the queue, and its order,
+        # for nothing.
+        at_once = 1 if self._hand_over.is_refused(group.connector, group.name) else pace.at_once
         if pace.running_per_group:
             total = sum(one.attempts for one in under_way.values())
             at_once = min(at_once, pace.running_per_group - total)

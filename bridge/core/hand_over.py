@@ -7,7 +7,7 @@ out, is taken again, and the connector is called with the same id, create-only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from types import MappingProxyType
@@ -36,8 +36,29 @@ _log = log.get(__name__)
 _AVOIDED: Final = 16  # machines that an attempt is asked to avoid for others: it is only a wish
 
 
+class _Refused:
+    """A group of which nothing is taken: attempts that were tried, and their claims."""
+
+    def __init__(self) -> None:
+        self.claims: dict[UUID, UUID] = {}
+        self._old_next = True
+
+    def turn(self) -> dict[UUID, UUID]:
+        """The claim of the one to try now; none when it is the turn of one that waits."""
+        old, self._old_next = self._old_next, not self._old_next
+        if not (old and self.claims):
+            return {}
+        first = next(iter(self.claims))
+        return {first: self.claims.pop(first)}
+
+
 class HandOver:
-    """Up to ``threads`` calls at a time."""
+    """Up to ``threads`` calls at a time.
+
+    What could not be handed over stays claimed. While nothing of its group is taken, one of
+    these and one that waits are tried by turns; as soon as one is, all of them. What fails even
+    then is tried when its claim has run out: it is not to be called between all others.
+    """
 
     def __init__(
         self,
@@ -53,6 +74,28 @@ class HandOver:
         self._patience = patience
         self._clock = clock
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hand-over")
+        self._refused: dict[tuple[str, str], _Refused] = {}  # by scheduler and group
+        self._tried_again: set[UUID] = set()  # attempts, since others of their group were taken
+
+    def begin(self) -> None:
+        """This process leads from now on: nothing is known to be refused."""
+        self._refused.clear()
+        self._tried_again.clear()
+
+    def is_refused(self, connector: str, group: str) -> bool:
+        """Whether the last calls for a group failed: the scheduler could not be asked."""
+        return (connector, group) in self._refused
+
+    def free_some(self, connector: str) -> bool:
+        """Let somebody take one claim of each group that was refused and may ask again; whether
+        there is one.
+        """
+        claimed: dict[UUID, UUID] = {}
+        for (name, place), group in self._refused.items():
+            if name == connector and not self._patience.waits(name, Act.FEED, place):
+                claimed |= group.turn()
+        self._let_go(claimed)
+        return bool(claimed)
 
     def close(self) -> None:
         """Wait for calls under way, then stop."""
@@ -63,14 +106,13 @@ class HandOver:
         connector: Connector,
         claimed: Sequence[AttemptOfJob],
         avoid: Mapping[UUID, tuple[str, ...]] = MappingProxyType({}),
-    ) -> tuple[int, dict[str, str]]:
-        """How many were handed over, and groups (name: namespace) of which some were not: the
-        scheduler could not be asked. Their claims may be taken again at once.
+    ) -> int:
+        """How many were handed over.
 
         ``avoid``: by job, the machines that are better left to others.
         """
         if not claimed:
-            return 0, {}
+            return 0
         groups = self._groups_of(claimed)
         calls: list[Future[int]] = []
         for one in claimed:
@@ -79,24 +121,44 @@ class HandOver:
             calls.append(self._pool.submit(self._submit, connector, one, group, others))
         # All of them: a pass that is given up has none of its calls under way any more.
         wait(calls)
-        count, unanswered, failed = 0, [], dict[str, ConnectorUnavailable]()
-        for call, one in zip(calls, claimed, strict=True):
-            place = groups[one.job.group_id].name
+        places = [groups[one.job.group_id].name for one in claimed]
+        worked: set[str] = set()
+        failed: dict[str, ConnectorUnavailable] = {}
+        refused: list[tuple[str, AttemptOfJob]] = []
+        count = 0
+        for call, one, place in zip(calls, claimed, places, strict=True):
             try:
                 count += call.result()
-                self._patience.worked(connector.name, Act.FEED, place)
+                worked.add(place)
+                self._tried_again.discard(one.attempt.id)
             except ConnectorUnavailable as away:
                 failed[place] = away
-                unanswered.append(one)
+                refused.append((place, one))
             except BridgeError:  # the lease is lost, or the database is away
                 raise
             except Exception:  # noqa: BLE001 (no other is held up; its claim runs out)
                 _log.exception("action=submit job=%s connector=%s", one.job.id, connector.name)
+        for place in worked:
+            self._patience.worked(connector.name, Act.FEED, place)
+            if (group_was := self._refused.pop((connector.name, place), None)) is not None:
+                self._let_go(group_was.claims)
+                self._tried_again |= group_was.claims.keys()
         for place, fault in failed.items():
             self._patience.failed(connector.name, Act.FEED, fault, place)
-        self._let_go(unanswered)
-        namespaces = {group.name: group.namespace for group in groups.values()}
-        return count, {place: namespaces[place] for place in failed}
+        self._remember(connector.name, refused)
+        return count
+
+    def _let_go(self, claimed: Mapping[UUID, UUID]) -> None:
+        if claimed:
+            now = self._clock()
+            self._db.write(lambda conn: claims.let_go(conn, claimed, now=now), lasting=False)
+
+    def _remember(self, connector: str, refused: Iterable[tuple[str, AttemptOfJob]]) -> None:
+        for place, one in refused:
+            token = one.attempt.claim_token
+            if token is not None and one.attempt.id not in self._tried_again:
+                group = self._refused.setdefault((connector, place), _Refused())
+                group.claims[one.attempt.id] = token
 
     def _groups_of(self, claimed: Sequence[AttemptOfJob]) -> dict[UUID, Group]:
         def read(conn: Connection) -> dict[UUID, Group]:
@@ -105,13 +167,6 @@ class HandOver:
             return {group.id: group for group in found if group is not None}
 
         return self._db.read(read)
-
-    def _let_go(self, unanswered: Sequence[AttemptOfJob]) -> None:
-        if not unanswered:
-            return
-        now = self._clock()
-        tokens = {one.attempt.id: one.attempt.claim_token for one in unanswered}
-        self._db.write(lambda conn: claims.let_go(conn, tokens, now=now), lasting=False)
 
     def _submit(
         self,

@@ -7,7 +7,7 @@ guarded by the claim token: no row updated means somebody else took over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -124,25 +124,16 @@ def any_expired(conn: Connection, connector: str, now: float) -> bool:
 
 
 def reclaim(
-    conn: Connection,
-    connector: str,
-    *,
-    but: Collection[str] = (),
-    token: UUID,
-    now: float,
-    expires_at: float,
-    limit: int,
+    conn: Connection, connector: str, *, token: UUID, now: float, expires_at: float, limit: int
 ) -> list[AttemptOfJob]:
-    """Take over expired claims, oldest first; each goes to one taker. Namespaces ``but`` are
-    left alone.
-    """
+    """Take over expired claims, oldest first; each goes to one taker."""
     # From here on they are as any that ran out, also to whoever looks at what is to stop.
     conn.execute(
         update(attempts)
         .where(_claimed(connector), _of_a_later_clock(now))
         .values(claimed_at=now, claim_expires_at=now)
     )
-    expired = and_(_claimed(connector), _expired(now), attempts.c.namespace.not_in(but))
+    expired = and_(_claimed(connector), _expired(now))
     oldest = select(attempts.c.id).where(expired).order_by(attempts.c.id).limit(limit)
     rows = conn.execute(
         update(attempts)
@@ -172,15 +163,14 @@ def record_submitted(conn: Connection, attempt_id: UUID, *, token: UUID, now: fl
     return done.rowcount == 1
 
 
-def let_go(conn: Connection, claims: Mapping[UUID, UUID | None], *, now: float) -> None:
+def let_go(conn: Connection, claimed: Mapping[UUID, UUID], *, now: float) -> None:
     """These claims (attempt: token) have run out, as far as they are still ours."""
-    for attempt_id, token in claims.items():
-        if token is not None:
-            conn.execute(
-                update(attempts)
-                .where(attempts.c.id == attempt_id.bytes, attempts.c.claim_token == token.bytes)
-                .values(claim_expires_at=now)
-            )
+    for attempt_id, token in claimed.items():
+        conn.execute(
+            update(attempts)
+            .where(attempts.c.id == attempt_id.bytes, attempts.c.claim_token == token.bytes)
+            .values(claim_expires_at=now)
+        )
 
 
 def give_claim_back(conn: Connection, attempt_id: UUID, *, token: UUID) -> bool:

