@@ -7,7 +7,7 @@ out, is taken again, and the connector is called with the same id, create-only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from types import MappingProxyType
@@ -121,44 +121,37 @@ class HandOver:
             calls.append(self._pool.submit(self._submit, connector, one, group, others))
         # All of them: a pass that is given up has none of its calls under way any more.
         wait(calls)
+        heard = [
+            _heard(call, one, connector.name) for call, one in zip(calls, claimed, strict=True)
+        ]
         places = [groups[one.job.group_id].name for one in claimed]
-        worked: set[str] = set()
-        failed: dict[str, ConnectorUnavailable] = {}
-        refused: list[tuple[str, AttemptOfJob]] = []
-        count = 0
-        for call, one, place in zip(calls, claimed, places, strict=True):
-            try:
-                count += call.result()
-                worked.add(place)
+        for place in {at for at, said in zip(places, heard, strict=True) if isinstance(said, int)}:
+            self._worked(connector.name, place)
+        for place, one, said in zip(places, claimed, heard, strict=True):
+            if isinstance(said, ConnectorUnavailable):
+                self._failed(connector.name, place, one.attempt, said)
+            else:
                 self._tried_again.discard(one.attempt.id)
-            except ConnectorUnavailable as away:
-                failed[place] = away
-                refused.append((place, one))
-            except BridgeError:  # the lease is lost, or the database is away
-                raise
-            except Exception:  # noqa: BLE001 (no other is held up; its claim runs out)
-                _log.exception("action=submit job=%s connector=%s", one.job.id, connector.name)
-        for place in worked:
-            self._patience.worked(connector.name, Act.FEED, place)
-            if (group_was := self._refused.pop((connector.name, place), None)) is not None:
-                self._let_go(group_was.claims)
-                self._tried_again |= group_was.claims.keys()
-        for place, fault in failed.items():
-            self._patience.failed(connector.name, Act.FEED, fault, place)
-        self._remember(connector.name, refused)
-        return count
+        return sum(said for said in heard if isinstance(said, int))
+
+    def _worked(self, connector: str, place: str) -> None:
+        self._patience.worked(connector, Act.FEED, place)
+        if (group := self._refused.pop((connector, place), None)) is not None:
+            self._let_go(group.claims)
+            self._tried_again |= group.claims.keys()
+
+    def _failed(
+        self, connector: str, place: str, attempt: Attempt, away: ConnectorUnavailable
+    ) -> None:
+        self._patience.failed(connector, Act.FEED, away, place)
+        if attempt.claim_token is not None and attempt.id not in self._tried_again:
+            group = self._refused.setdefault((connector, place), _Refused())
+            group.claims[attempt.id] = attempt.claim_token
 
     def _let_go(self, claimed: Mapping[UUID, UUID]) -> None:
         if claimed:
             now = self._clock()
             self._db.write(lambda conn: claims.let_go(conn, claimed, now=now), lasting=False)
-
-    def _remember(self, connector: str, refused: Iterable[tuple[str, AttemptOfJob]]) -> None:
-        for place, one in refused:
-            token = one.attempt.claim_token
-            if token is not None and one.attempt.id not in self._tried_again:
-                group = self._refused.setdefault((connector, place), _Refused())
-                group.claims[one.attempt.id] = token
 
     def _groups_of(self, claimed: Sequence[AttemptOfJob]) -> dict[UUID, Group]:
         def read(conn: Connection) -> dict[UUID, Group]:
@@ -227,6 +220,21 @@ class HandOver:
         _log.warning(
             "action=reject job=%s reason=%s recorded=%s", one.job.id, why.message, rejected
         )
+
+
+def _heard(
+    call: Future[int], one: AttemptOfJob, connector: str
+) -> int | ConnectorUnavailable | None:
+    """How many it handed over, or why it could not be asked; None for a fault of ours."""
+    try:
+        return call.result()
+    except ConnectorUnavailable as away:
+        return away
+    except BridgeError:  # the lease is lost, or the database is away
+        raise
+    except Exception:  # noqa: BLE001 (no other is held up; its claim runs out)
+        _log.exception("action=submit job=%s connector=%s", one.job.id, connector)
+        return None
 
 
 def _holds(claimed: Attempt, now: float) -> bool:
