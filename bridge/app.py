@@ -106,7 +106,7 @@ def build(config: Config) -> Bridge:
     tidings = Tidings(leader, patience, connectors)
     unconfigured = Unconfigured(db, connectors)
     feeder = Feeder(fenced, connectors, prefix=prefix, pace=_pace(config), patience=patience)
-    jobs, sets = _jobs(config, db, _outlook(config, db, connectors, tidings), wake)
+    jobs, sets = _jobs(config, db, connectors, _outlook(config, db, connectors, tidings), wake)
     return Bridge(
         db=db,
         connectors=connectors,
@@ -160,13 +160,17 @@ def _outlook(
 
 
 def _jobs(
-    config: Config, db: Database, outlook: Outlook, wake: threading.Event
+    config: Config,
+    db: Database,
+    connectors: Mapping[str, Connector],
+    outlook: Outlook,
+    wake: threading.Event,
 ) -> tuple[Jobs, Sets]:
     limits = config.limits
     quota = Quota(per_user=limits.queued_per_user, per_group=limits.queued_per_group)
     images = Images(config.images.registries)
     return (
-        Jobs(db, outlook=outlook, quota=quota, images=images, wake=wake.set),
+        Jobs(db, outlook=outlook, quota=quota, images=images, connectors=connectors, wake=wake.set),
         Sets(db, outlook=outlook, quota=quota, wake=wake.set),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import eq
 from uuid import UUID
 
@@ -18,14 +18,16 @@ from bridge.db.engine import Connection, Database
 from bridge.errors import Conflict, NotFound, NotReady, Refused
 from bridge.models.attempt import Attempt, Cause
 from bridge.models.explanation import Explanation
-from bridge.models.identity import Caller, Role
+from bridge.models.identity import Caller, Group, Role
 from bridge.models.ids import new_id, new_ids
 from bridge.models.job import FINAL, Job, JobState, NewJob, as_received
 from bridge.points import Point
 
 
 class Jobs:
-    """The rules of a member's jobs. ``wake`` is called when something may start."""
+    """The rules of a member's jobs. ``wake`` is called when something may start;
+    ``connectors`` are those that are configured (None: whichever a group has).
+    """
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class Jobs:
         outlook: Outlook,
         quota: Quota = Quota(),  # noqa: B008 (frozen)
         images: Images = Images(),  # noqa: B008 (never changed)
+        connectors: Collection[str] | None = None,
         wake: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -41,6 +44,7 @@ class Jobs:
         self._outlook = outlook
         self._gate = Gate(db, quota)
         self._images = images
+        self._connectors = connectors
         self._wake = wake
         self._clock = clock
 
@@ -75,11 +79,7 @@ class Jobs:
         ids: Sequence[UUID] | None = None,
     ) -> list[UUID | Refused]:
         user = require_user(caller)
-        if not caller.group.has_compute_secret:
-            raise NotReady(
-                "The group has no compute secret yet, so it has no nodes.",
-                "An admin sets it up: nomad-bridge compute-secret rotate.",
-            )
+        self._refuse_unserved(caller.group)
         good = [item for item in items if isinstance(item, NewJob)]
         if not good:
             return [item for item in items if isinstance(item, Refused)]
@@ -100,6 +100,20 @@ class Jobs:
             self._wake()
         answers = iter(stored)
         return [item if isinstance(item, Refused) else _answer(next(answers)) for item in items]
+
+    def _refuse_unserved(self, group: Group) -> None:
+        if not group.has_compute_secret:
+            raise NotReady(
+                "The group has no compute secret yet, so it has no nodes.",
+                "An admin sets it up: nomad-bridge compute-secret rotate.",
+            )
+        if self._connectors is not None and group.connector not in self._connectors:
+            raise NotReady(
+                f"The group's jobs are run by the connector {group.connector}, for which this "
+                "service is not configured.",
+                "Ask its operator to configure it again, or to move the group to another one "
+                "(nomad-bridge groups move).",
+            )
 
     def get(self, caller: Caller, job_id: UUID) -> Job:
         """One job of the caller's; for an admin, of the group. Raises NotFound, Forbidden."""

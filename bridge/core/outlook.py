@@ -81,7 +81,7 @@ class Rooms:
 
 class Outlook:
     """Says why a job waits. ``faults`` gives what cannot be asked of a connector at present,
-    as far as this process knows: only the leader asks for itself.
+    the same in every process.
     """
 
     def __init__(

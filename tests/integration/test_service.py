@@ -15,8 +15,8 @@ from bridge.core.patience import Act
 from bridge.daemon import Service, loops
 from bridge.db import instance
 from bridge.db.engine import Database
-from bridge.errors import ConnectorUnavailable, DatabaseReplaced
-from bridge.models.job import NewJob
+from bridge.errors import ConnectorUnavailable, DatabaseReplaced, NotReady
+from bridge.models.job import JobState, NewJob
 from bridge.watcher import Watcher
 from tests.support.poll import eventually
 
@@ -163,6 +163,18 @@ def test_a_fault_of_a_watch_is_not_its_end(bridge: Bridge, monkeypatch: pytest.M
     watcher.stop()
     watcher.join(5)
     assert not watcher.is_alive()
+
+
+def test_jobs_that_nobody_can_run_are_refused(bridge: Bridge) -> None:
+    _, secret = bridge.groups.add_group("lab", "ada", connector="slurm")
+    bridge.groups.rotate_compute_secret(bridge.access.by_secret(secret))
+    new = NewJob(bucket_id=uuid4(), image="a:1")
+    for submit in (bridge.jobs.submit, lambda caller, job: bridge.jobs.submit_many(caller, [job])):
+        with pytest.raises(NotReady, match="connector slurm, for which this service") as refused:
+            submit(bridge.access.by_secret(secret), new)
+        assert "groups move" in refused.value.hint
+    bridge.groups.move_group("lab", "local")
+    assert bridge.jobs.submit(bridge.access.by_secret(secret), new).state is JobState.RECEIVED
 
 
 def test_a_missing_connector_is_logged(
