@@ -1,96 +1,73 @@
 """A process that works the queue of a database, as one of several; a folder is its scheduler.
 
-Arguments: database URL, folder, lease in seconds, and optionally a point at which it
-pauses itself (SIGSTOP), once, as soon as the file ``pause`` is in the folder.
+    python -m tests.support.queue_process URL FOLDER LEASE_S FORGET_AFTER_S
+
+It pauses itself (SIGSTOP), once, at the point of ``bridge/points.py`` that stands in the
+file ``pause-PID`` in the folder.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bridge import log, points, process
-from bridge.connectors.base import Health
 from bridge.core.feeder import Feeder, Pace
 from bridge.core.leader import Fenced, Leader
 from bridge.core.reconcile import Reconciler
 from bridge.core.verdict import Policy
 from bridge.daemon import Loop
 from bridge.db.engine import Database
-from bridge.models.attempt import AttemptSpec, Handle, Observation, Observed
 from bridge.points import Point
+from tests.support.folder_scheduler import FolderScheduler
+
+THREADS = 2  # that hand over
+GRACE_S = 0.5  # then what a scheduler does not know, or has lost touch of, is given up
 
 
-class FolderScheduler:
-    """An attempt is a file, made once; it ends at once."""
-
-    name = "local"
-
-    def __init__(self, home: Path) -> None:
-        self._home = home
-
-    def submit(self, spec: AttemptSpec) -> None:
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(self._file(spec.handle), os.O_CREAT | os.O_EXCL))
-
-    def poll(self, handles: Iterable[Handle]) -> Mapping[Handle, Observation]:
-        ended = Observation(state=Observed.ENDED, exit_code=0)
-        gone = Observation(state=Observed.GONE)
-        return {one: ended if self._file(one).exists() else gone for one in handles}
-
-    def cancel(self, handle: Handle) -> None:
-        """Nothing here runs."""
-
-    def forget(self, handle: Handle) -> None:
-        """The file stays, for the test to count."""
-
-    def sweep(self, namespaces: Iterable[str]) -> Mapping[Handle, Observation]:
-        return {}
-
-    def check(self) -> Health:
-        return Health()
-
-    def _file(self, handle: Handle) -> Path:
-        return self._home / handle.native_id
-
-
-def pausing_at(wanted: str, home: Path) -> points.Hook:
-    """What makes this process pause itself at a point, if it is asked to."""
+def pausing(file: Path) -> points.Hook:
+    """What makes this process pause itself where the file says."""
 
     def hook(point: Point) -> None:
-        if point.value != wanted:
-            return
         try:
-            (home / "pause").rename(home / "paused")
+            if file.read_text() != point:
+                return
+            file.unlink()
         except FileNotFoundError:  # not asked, or another thread was first
             return
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # To this thread: sent to the process, it may get further before another one has
+        # taken the signal.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
     return hook
 
 
-def main(url: str, home: Path, lease_s: float, point: str = "") -> None:
+def main(url: str, home: Path, lease_s: float, forget_after_s: float) -> None:
     log.setup("info")
     db = Database(url)
     leader = Leader(db, holder=process.name_of_this(), lease_s=lease_s, has_ended=process.has_ended)
     fenced = Fenced(db, leader)
     connectors = {"local": FolderScheduler(home)}
-    pace = Pace(threads=2, claim_ttl_s=lease_s)
+    pace = Pace(threads=THREADS, claim_ttl_s=lease_s)
     feeder = Feeder(fenced, connectors, prefix="bridge-t-", pace=pace)
-    reconciler = Reconciler(fenced, connectors, policy=Policy())
-    for name, act in (("feeder", feeder.step), ("reconciler", reconciler.step)):
+    policy = Policy(node_lost_after_s=GRACE_S, gone_grace_s=GRACE_S)
+    reconciler = Reconciler(fenced, connectors, policy=policy, forget_after_s=forget_after_s)
+    for name, act in (
+        ("feeder", feeder.step),
+        ("reconciler", reconciler.step),
+        ("sweeper", reconciler.sweep),
+        ("forgetter", reconciler.forget),
+    ):
         Loop(name, leader.while_leading(act), interval=0.05).start()
     if not leader.step():
         print("stand-by", file=sys.stderr, flush=True)
     Loop("leader", leader.step, interval=lease_s / 4, longest_back_off=lease_s / 2).start()
-    with points.install(pausing_at(point, home)):
+    with points.install(pausing(home / f"pause-{os.getpid()}")):
         threading.Event().wait()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:])
+    main(sys.argv[1], Path(sys.argv[2]), *map(float, sys.argv[3:]))
