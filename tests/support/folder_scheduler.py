@@ -116,7 +116,8 @@ class FolderScheduler:
         except FileNotFoundError:
             state = Observed.GONE
         code = 0 if state is Observed.ENDED else None
-        return Observation(state=state, exit_code=code, node=_NODE)
+        node = None if state is Observed.PENDING else _NODE
+        return Observation(state=state, exit_code=code, node=node)
 
     def _file(self, handle: Handle) -> Path:
         return self._attempts / handle.namespace / handle.native_id
