@@ -46,7 +46,7 @@ class CrashingService(RunningService):
             self.stop()
         self.start()
 
-    def await_crash(self, timeout: float = 30) -> None:
+    def await_crash(self, timeout: float = 90) -> None:
         """Wait until it has killed itself. Fails when it does not, or ended otherwise."""
         assert self.process is not None
         try:

@@ -117,13 +117,13 @@ class Lab:
         found: dict[str, Any] = self.service.get(f"/v1/jobs/{job}").body
         return found
 
-    def end(self, job: str, timeout: float = 30) -> dict[str, Any]:
+    def end(self, job: str, timeout: float = 90) -> dict[str, Any]:
         """The job, once it has ended."""
         return self.service.wait_for(job, FINAL, timeout=timeout)
 
     def await_run(self, work: Work) -> None:
         """Wait until the job's program has started."""
-        eventually(lambda: work.runs, timeout=30)
+        eventually(lambda: work.runs, timeout=90)
 
     def crash_at(self, point: Point, time: int = 1) -> None:
         """See ``CrashingService``."""

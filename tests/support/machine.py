@@ -12,7 +12,6 @@ import os
 import pwd
 import shutil
 import signal
-import stat
 import subprocess
 import tarfile
 import tempfile
@@ -75,7 +74,7 @@ class Machine:
         shutil.chown(copy, self.user, self.user)
         return copy
 
-    def run(self, *command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run a command as this account, in its home, and wait for its end."""
         return subprocess.run(
             [*self.enter, *self._as_account(), *command],
@@ -116,7 +115,7 @@ class Machine:
         self._running.append(started)
         return started
 
-    def says(self, words: str, timeout: float = 60) -> None:
+    def says(self, words: str, timeout: float = 180) -> None:
         """Wait until run.sh prints this."""
         eventually(lambda: words in self.output(), timeout=timeout, every=0.1)
 
@@ -130,7 +129,7 @@ class Machine:
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+                state = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
                 if folder.stat().st_uid == uid and state != "Z":
                     found.append(int(folder.name))
         return found
@@ -170,7 +169,11 @@ class Machine:
 
 @contextlib.contextmanager
 def machine() -> Iterator[Machine]:
-    """A new account until the end; then its processes, files and itself are gone."""
+    """A new account until the end; then its processes, files and itself are gone.
+
+    The device of containers' networks stays as get-started.sh --root-steps leaves it: somebody
+    else may have a machine at the same time.
+    """
     user = f"nb-{uuid.uuid4().hex[:8]}"
     subprocess.run(["useradd", "--create-home", "--shell", "/bin/bash", user], check=True)
     # Short: unix sockets are made deep below it.
@@ -178,23 +181,12 @@ def machine() -> Iterator[Machine]:
     shutil.chown(folder, user, user)
     made = Machine(user, folder)
     try:
-        with _usable(_TUN):
-            yield made
+        _TUN.chmod(0o666)
+        yield made
     finally:
         made.power_cut()
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run(["userdel", "--remove", user], check=False, capture_output=True)
-
-
-@contextlib.contextmanager
-def _usable(device: Path) -> Iterator[None]:
-    """What get-started.sh --root-steps does about the device of containers' networks."""
-    before = stat.S_IMODE(device.stat().st_mode)
-    device.chmod(0o666)
-    try:
-        yield
-    finally:
-        device.chmod(before)
 
 
 def assemble_downloads(folder: Path, rclone: str) -> None:

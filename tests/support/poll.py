@@ -17,17 +17,19 @@ _WORKERS: Final = 16
 _OWN_PORTS: Final = 1_200  # of each worker; the last one's end below 32,768, Linux's first
 
 
-def eventually(look: Callable[[], T], *, timeout: float = 10.0, every: float = 0.02) -> T:
+def eventually(look: Callable[[], T], *, timeout: float = 30.0, every: float = 0.02) -> T:
     """Call ``look`` until it returns something true, and return that.
 
     Fails, with what was seen last, when ``timeout`` seconds are over.
     """
     deadline = time.monotonic() + timeout
     while True:
+        # Before the look: who was kept from running for so long looks once more.
+        late = time.monotonic() > deadline
         seen = look()
         if seen:
             return seen
-        if time.monotonic() > deadline:
+        if late:
             raise AssertionError(f"not within {timeout:g} s; last seen: {seen!r}")
         time.sleep(every)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -91,7 +92,7 @@ class RunningService:
     def start(self) -> None:
         """Serve, and wait until it is ready."""
         self.spawn()
-        eventually(self._is_ready, timeout=30)
+        eventually(self._is_ready, timeout=90)
 
     def spawn(self) -> None:
         """Start to serve; wait for nothing."""
@@ -109,7 +110,7 @@ class RunningService:
         """End the service, not its storage nor its jobs; returns the exit code."""
         assert self.process is not None
         self.process.send_signal(number)
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=90)
         self.process = None
         return code
 
@@ -117,11 +118,11 @@ class RunningService:
         """End the service and the storage that outlives it."""
         if self.process is not None:
             self.stop()
-        for pid_file in (self.home / "s3").glob("**/*.pid*"):
-            with contextlib.suppress(ValueError, ProcessLookupError, json.JSONDecodeError):
-                text = pid_file.read_text()
-                pid = json.loads(text)["pid"] if text.startswith("{") else int(text.split()[0])
-                os.kill(int(pid), signal.SIGTERM)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            storage = json.loads((self.home / "s3" / "server.pid").read_text())
+            # It may be long gone, and its number somebody else's.
+            if process.is_alive(storage["pid"], storage["start"]):
+                os.kill(storage["pid"], signal.SIGTERM)
 
     def command(
         self, *arguments: str, secret: str | None = None, cwd: Path | None = None
@@ -148,7 +149,7 @@ class RunningService:
         """GET, by default with the regular user's secret."""
         return self._ask("GET", path, None, secret)
 
-    def wait_for(self, job: str, states: Sequence[str], timeout: float = 60) -> dict[str, Any]:
+    def wait_for(self, job: str, states: Sequence[str], timeout: float = 120) -> dict[str, Any]:
         """The job, as soon as it is in one of ``states``."""
 
         def look() -> dict[str, Any] | None:
@@ -166,11 +167,9 @@ class RunningService:
             "Authorization", f"Bearer {secret or self.credentials['BRIDGE_API_SECRET']}"
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return Answer(answer.status, json.load(answer))
-        except urllib.error.HTTPError as error:
-            with error:
-                return Answer(error.code, json.load(error))
+            return _answered(request)
+        except http.client.HTTPException as broken:  # it died within its answer
+            raise ConnectionError(str(broken)) from broken
 
     def _is_ready(self) -> bool:
         assert self.process is not None
@@ -178,8 +177,17 @@ class RunningService:
         try:
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
                 return bool(answer.status == 200)
-        except (urllib.error.URLError, ConnectionError):
+        except (OSError, http.client.HTTPException):
             return False
+
+
+def _answered(request: urllib.request.Request) -> Answer:
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return Answer(answer.status, json.load(answer))
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, json.load(error))
 
 
 _ROOT = Path(__file__).resolve().parents[2]

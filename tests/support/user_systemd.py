@@ -74,7 +74,7 @@ def user_systemd(machine: Machine, log: Path) -> Iterator[None]:
         machine.enter = ("nsenter", "--mount", f"--target={running.pid}")
         machine.extra = {"XDG_RUNTIME_DIR": runtime}
         try:
-            eventually(lambda: _is_up(machine, running, log), timeout=20, every=0.1)
+            eventually(lambda: _is_up(machine, running, log), timeout=120, every=0.1)
             yield
         finally:
             machine.power_cut()

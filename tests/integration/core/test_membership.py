@@ -148,7 +148,7 @@ class TestMembers:
         start = threading.Barrier(2)
 
         def revoke(name: str) -> None:
-            start.wait(5)
+            start.wait(30)
             try:
                 house.groups.revoke(house.root, name)
             except (Conflict, Forbidden):
@@ -159,7 +159,7 @@ class TestMembers:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(30)
         assert len(refused) == 1
 
     def test_what_was_done_is_on_record(self, house: House) -> None:

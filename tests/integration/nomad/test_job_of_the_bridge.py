@@ -69,7 +69,7 @@ def test_it_runs_and_answers(nomad: NomadCluster, variables: dict[str, str]) -> 
     def answers() -> bool:
         try:
             return requests.get(url, timeout=5).ok
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
-    eventually(answers, timeout=60, every=0.2)
+    eventually(answers, timeout=90, every=0.2)
