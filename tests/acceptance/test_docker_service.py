@@ -82,7 +82,8 @@ def test_cancel_keeps_what_there_is(boxed: RunningService, image: str) -> None:
 
 
 def test_memory_and_exit_code(boxed: RunningService, image: str) -> None:
-    greedy = "head -c 200000000 /dev/zero | tail"
+    # The engine tells of it by an event, which is to come before the program's end.
+    greedy = "head -c 200000000 /dev/zero | tail; code=$?; sleep 1; exit $code"
     jobs = hand_in(boxed, archive([], greedy), archive([], "exit 7"), image=image)
     oom, failed = (boxed.wait_for(job, ["completed", "failed"], timeout=90) for job in jobs)
     assert (oom["state"], oom["cause"]) == ("failed", "oom"), oom

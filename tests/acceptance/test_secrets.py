@@ -93,6 +93,8 @@ def test_a_jobs_whole_life(talkative: RunningService, secrets: list[str], tmp_pa
     assert found([*secrets, folder.name], seen) == []
     said = (folder / "joblog.txt").read_text()
     assert found([*secrets, folder.name], said) == []
+    # It goes after the end, and must not go while we look.
+    eventually(lambda: not list(talkative.home.glob("local/attempts/*/rundir")))
     for path in [*talkative.home.rglob("*.log"), *talkative.home.rglob("steps.jsonl")]:
         assert found([*secrets, folder.name], path.read_text(errors="replace")) == [], path
     for path in talkative.home.rglob("spec.json"):

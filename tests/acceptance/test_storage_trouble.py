@@ -25,7 +25,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     service.init("--runtime", "process")
     service.configure(
         local={"cores": 4},
-        queue={"retries": 0, "stage_in_limit_s": 3, "upload_patience_s": 2},
+        queue={"retries": 0, "stage_in_limit_s": 10, "upload_patience_s": 2},
     )
     try:
         service.start()

@@ -82,9 +82,9 @@ def test_a_job_is_confined(node: LocalNode, image: str) -> None:
 
 
 def test_a_job_that_takes_too_much_memory(node: LocalNode, image: str) -> None:
-    handle = node.submit(
-        "echo before >part.txt; tail /dev/zero; exit $?", image=image, memory_mb=32
-    )
+    # The engine tells of it by an event, which is to come before the program's end.
+    script = "echo before >part.txt; tail /dev/zero; code=$?; sleep 1; exit $code"
+    handle = node.submit(script, image=image, memory_mb=32)
     seen = node.wait(handle)
     assert (seen.cause, seen.exit_code) == (Cause.OOM, 137)
     assert node.get(handle, "part.txt") == "before\n"
@@ -232,7 +232,10 @@ def test_an_engine_restarted_under_the_job(node: LocalNode, door: EngineDoor, im
     handle = node.submit("echo partial >part.txt; exec sleep 600", image=image)
     eventually((node.folder(handle).rundir / "part.txt").exists)
     node.wait(handle, Observed.RUNNING)
+    first = node.step(handle, Mark.MAIN).pid
     door.close()
+    # Who waited has seen the engine go before it sees the end.
+    eventually(lambda: first not in _waiting(handle))
     docker("kill", handle.native_id)
     door.open()
     seen = node.wait(handle)

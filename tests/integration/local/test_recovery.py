@@ -184,7 +184,7 @@ def _supervisors(node: LocalNode) -> list[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                line = Path("/proc", entry, "cmdline").read_text()
+                line = Path("/proc", entry, "cmdline").read_text(errors="replace")
             except OSError:
                 continue
             if str(node.data_dir) in line and "supervisor" in line:
