@@ -56,7 +56,7 @@ def submit(service: RunningService, folder: Path, script: str, *options: str) ->
 
 
 def end(service: RunningService, job: str) -> dict[str, Any]:
-    return service.wait_for(job, FINAL, timeout=60)
+    return service.wait_for(job, FINAL, timeout=120)
 
 
 def fetched(service: RunningService, folder: Path, name: str) -> str:
@@ -91,7 +91,9 @@ def test_the_exit_code_of_the_program(service: RunningService, folder: Path) -> 
 
 
 def test_out_of_memory(service: RunningService, folder: Path) -> None:
-    seen = end(service, submit(service, folder, "dd if=/dev/zero of=/dev/null bs=500M count=1"))
+    # The engine tells of it by an event, which is to come before the program's end.
+    script = "dd if=/dev/zero of=/dev/null bs=500M count=1; code=$?; sleep 1; exit $code"
+    seen = end(service, submit(service, folder, script))
     assert (seen["state"], seen["cause"]) == ("failed", "oom"), seen
 
 
@@ -148,7 +150,7 @@ def test_nothing_secret_reaches_nomad(
     service: RunningService, nomad: NomadCluster, folder: Path
 ) -> None:
     job = submit(service, folder, "sleep 1")
-    service.wait_for(job, ["running"])
+    service.wait_for(job, ["running", *FINAL])
     (spec,) = [
         nomad.call("GET", f"job/{one['ID']}", namespace="g-lab")
         for one in nomad.call("GET", "jobs", namespace="g-lab")

@@ -43,7 +43,10 @@ def connector(nomad: NomadCluster) -> NomadConnector:
 class Trial:
     """One attempt: its bucket, and what the connector sees of it."""
 
-    def __init__(self, connector: NomadConnector, bucket: Path, spec: AttemptSpec) -> None:
+    def __init__(
+        self, nomad: NomadCluster, connector: NomadConnector, bucket: Path, spec: AttemptSpec
+    ) -> None:
+        self._nomad = nomad
         self.connector = connector
         self.bucket = bucket
         self.spec = spec
@@ -72,12 +75,19 @@ class Trial:
             assert reached or seen.state is not Observed.ENDED, seen
             return seen if reached else None
 
-        seen = eventually(there, timeout=30)
+        seen = eventually(there, timeout=90)
         assert seen is not None
         return seen
 
     def end(self) -> Observation:
         return self.until(Observed.ENDED)
+
+    def await_output(self, name: str) -> None:
+        """Wait until the program, whose only allocation runs, has written a file."""
+        path = f"job/{self.handle.native_id}/allocations"
+        (alloc,) = self._nomad.call("GET", path, namespace=self.handle.namespace)
+        below = f"*/alloc/{alloc['ID']}/alloc/data/rundir/{name}"
+        eventually(lambda: list(self._nomad.home.glob(below)))
 
     def file(self, name: str) -> str:
         return (self.results / name).read_text()
@@ -110,7 +120,8 @@ def trial(connector: NomadConnector, nomad: NomadCluster, image: str) -> Iterato
             "memory_mb": 64,
             "time_limit_s": 600,
         }
-        one = Trial(connector, bucket, AttemptSpec(**(fields | changes)))  # type: ignore[arg-type]
+        spec = AttemptSpec(**(fields | changes))  # type: ignore[arg-type]
+        one = Trial(nomad, connector, bucket, spec)
         made.append(one)
         return one
 

@@ -124,7 +124,7 @@ class House:
         *states: JobState,
         phase: Phase | None = None,
         attempt: int | None = None,
-        timeout: float = 40,
+        timeout: float = 90,
     ) -> Job:
         """The job, once it is so."""
 

@@ -72,7 +72,7 @@ def shown(connector: NomadConnector, name: str) -> NodeView | None:
 
 
 def until(
-    connector: NomadConnector, name: str, fits: Callable[[NodeView], bool], timeout: float = 30
+    connector: NomadConnector, name: str, fits: Callable[[NodeView], bool], timeout: float = 90
 ) -> NodeView:
     def there() -> NodeView | None:
         node = shown(connector, name)
@@ -180,6 +180,7 @@ def test_a_removed_machine_that_is_alive_is_stopped_for_good(
     long = trial(script, native_node=node.id, connector=enrolling)
     enrolling.submit(long.spec)
     long.until(Observed.RUNNING)
+    long.await_output("out")
     enrolling.remove(node.id)
     assert long.end().cause == "drained"
     assert long.file("out") == "partial\n"  # stage-out had its time

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bridge import daemon
+from bridge.connectors.nomad import faults
 from bridge.models.attempt import Cause
-from bridge.models.job import JobState, NewJob, Phase
+from bridge.models.job import FINAL, JobState, NewJob, Phase
 from tests.integration.nomad.conftest import MakeHouse
-from tests.integration.nomad.house import House, RealStage
+from tests.integration.nomad.house import Given, House, RealStage
 from tests.support import nomad_proxy
 from tests.support.fake_events import Refuse
 from tests.support.nomad_cluster import NODE, POOL, NomadCluster
@@ -65,7 +70,7 @@ def over(nomad: NomadCluster, native_id: str, index: int = 0) -> dict[str, Any]:
         states = (alloc["TaskStates"] or {"": {"State": "pending"}}).values()
         return alloc if all(task["State"] == "dead" for task in states) else None
 
-    found = eventually(there, timeout=30, every=0.1)
+    found = eventually(there, timeout=90, every=0.1)
     assert found is not None
     return found
 
@@ -137,38 +142,57 @@ def test_the_ghost_of_a_replaced_allocation_does_not_start(
 ) -> None:
     """Nomad itself places an allocation anew whose node goes away before it runs."""
     house = real_house()
-    hold = real_stage.hold_first
-    given = house.submit("echo ran >>ran.txt", before=lambda bucket: hold(bucket, "in"))
-    native_id = house.native_id(given)
-    taken = real_stage.holds / f"{given.bucket.name}.in.taken"
-    eventually(taken.exists, timeout=20, every=0.001)
-    with nomad.frozen():  # at once: Nomad has not yet heard that it runs
-        assert allocs(nomad, native_id)[0]["ClientStatus"] == "pending"
+    with frozen_before_it_runs(house, real_stage, nomad) as given:
+        native_id = house.native_id(given)
         with nomad.another_client("n3"):
             seen = house.end(given)
             assert (seen.state, seen.attempt, seen.node) == (JobState.COMPLETED, 1, "n3"), seen
             stand = contents(given.bucket)
             real_stage.go_on(given.bucket, "in")
             state = rundir(nomad, native_id, index=0).parents[2] / "stage-in" / "local"
-            eventually((state / "in.result").exists, timeout=20)
+            eventually((state / "in.result").exists)
             assert (state / "in.result").read_text().startswith("10\n")  # superseded
     ghost = over(nomad, native_id)
     assert exits(ghost, "main") == []
     assert contents(given.bucket) == stand
 
 
+@contextlib.contextmanager
+def frozen_before_it_runs(
+    house: House, real_stage: RealStage, nomad: NomadCluster
+) -> Iterator[Given]:
+    """A job in stage-in on a node that went out of touch before Nomad heard that it runs. The
+    node says so now and then, and may do it before we can hinder it.
+    """
+    for _ in range(20):
+        given = house.submit(
+            "echo ran >>ran.txt", before=lambda bucket: real_stage.hold_first(bucket, "in")
+        )
+        taken = real_stage.holds / f"{given.bucket.name}.in.taken"
+        eventually(taken.exists, timeout=60, every=0.001)
+        with nomad.frozen():
+            if allocs(nomad, house.native_id(given))[0]["ClientStatus"] == "pending":
+                yield given
+                return
+        real_stage.go_on(given.bucket, "in")
+        house.end(given)
+    pytest.fail("Nomad always heard of it before")
+
+
 def test_a_drained_job_is_queued_again(open_house: MakeHouse, nomad: NomadCluster) -> None:
     house = open_house(queue__retries=0)
-    given = house.submit("echo half >half.txt; sleep 4; echo all >all.txt")
+    given = house.submit(f"echo half >half.txt; {UNTIL_STOP}; echo all >all.txt")
     house.running(given)
     path = f"node/{nomad.node()['ID']}/drain"
     nomad.call("POST", path, {"DrainSpec": {"Deadline": 1}, "MarkEligible": False})
     try:
         again = house.until(given, JobState.RECEIVED, JobState.SUBMITTED, attempt=None)
-        eventually(lambda: house.look(given).attempt == 2 or house.look(given).reason, timeout=20)
+        eventually(lambda: house.look(given).attempt == 2 or house.look(given).reason, timeout=60)
     finally:
         nomad.call("POST", path, {"DrainSpec": None, "MarkEligible": True})
     assert again.exit_code is None
+    house.running(given, attempt=2)
+    (rundir(nomad, house.native_id(given, 2)) / "stop").touch()
     seen = house.end(given)
     assert (seen.state, seen.attempt, seen.retries) == (JobState.COMPLETED, 2, 0)
     (used,) = house.bridge.usage.by_month(house.ada)
@@ -228,7 +252,7 @@ def test_after_a_reboot_the_job_runs_in_a_new_folder(
     real_house: MakeHouse, nomad: NomadCluster
 ) -> None:
     house = real_house()
-    given = house.submit("ls >seen.txt; echo ran >>ran.txt; sleep 2")
+    given = house.submit(f"ls >seen.txt; {UNTIL_STOP}")
     house.running(given)
     alloc = allocs(nomad, house.native_id(given))[0]["ID"]
     nomad.kill_client()
@@ -236,6 +260,8 @@ def test_after_a_reboot_the_job_runs_in_a_new_folder(
         ["docker", "rm", "-f", f"main-{alloc}"], check=True, timeout=60, capture_output=True
     )
     nomad.start_client()
+    house.running(given, attempt=2)
+    (rundir(nomad, house.native_id(given, 2)) / "stop").touch()
     seen = house.end(given)
     assert (seen.state, seen.attempt) == (JobState.COMPLETED, 2), seen
     assert (given.bucket / "ran.txt").read_text() == "ran\n"
@@ -314,7 +340,11 @@ def hurry(house: House) -> None:
     house.bridge.patience.clear()
 
 
-def test_a_group_that_nobody_set_up_holds_up_no_other(open_house: MakeHouse) -> None:
+def test_a_group_that_nobody_set_up_holds_up_no_other(
+    open_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # When what is refused is asked for again: whoever waits for that is seen.
+    monkeypatch.setattr(faults, "_OPERATOR_S", 300.0)
     house = open_house()
     _, secret = house.bridge.groups.add_group(
         "den", "bob", connector="nomad", namespace="elsewhere", node_pool=POOL
@@ -328,7 +358,7 @@ def test_a_group_that_nobody_set_up_holds_up_no_other(open_house: MakeHouse) -> 
     began = time.monotonic()
     for _ in range(2):
         assert house.end(house.submit("true")).state is JobState.COMPLETED
-    assert time.monotonic() - began < 25  # what is refused is asked for again after 30
+    assert time.monotonic() - began < 90
     assert house.bridge.jobs.get(bob, theirs.id).state is JobState.RECEIVED
     told = [one for one in house.bridge.ready() if not one.ok]
     assert {one.detail.partition(":")[0] for one in told} <= {"in den", "in elsewhere"}
@@ -387,15 +417,15 @@ def test_results_that_nomad_dropped_do_not_leave_a_job_behind(
 
 
 def test_an_end_is_seen_by_events_long_before_the_next_look(
-    open_house: MakeHouse, nomad: NomadCluster
+    open_house: MakeHouse, nomad: NomadCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = open_house(queue__reconcile_interval_s=20.0)
+    # No loop waits longer than that, whatever its interval.
+    monkeypatch.setattr(daemon, "Loop", partial(daemon.Loop, longest_back_off=600.0))
+    house = open_house(queue__reconcile_interval_s=600.0)
     given = house.submit(UNTIL_STOP)
     house.running(given)
     (rundir(nomad, house.native_id(given)) / "stop").touch()
-    began = time.monotonic()
     house.end(given)
-    assert time.monotonic() - began < 10
 
 
 def test_large_results_fit_the_memory_of_the_stage_tasks(real_house: MakeHouse) -> None:
@@ -407,7 +437,7 @@ def test_large_results_fit_the_memory_of_the_stage_tasks(real_house: MakeHouse) 
         f"dd if=/dev/zero of={name} bs=1M count={size}\n" for name, size in sizes.items()
     )
     given = house.submit(script)
-    seen = house.end(given)
+    seen = house.until(given, *FINAL, timeout=180)
     assert (seen.state, seen.attempt) == (JobState.COMPLETED, 1), seen
     for name, size in sizes.items():
         assert (given.bucket / name).stat().st_size == size * 2**20

@@ -50,7 +50,9 @@ def test_exit_code_and_partial_results_of_a_failed_program(trial: MakeTrial) -> 
 
 
 def test_out_of_memory(trial: MakeTrial) -> None:
-    one, seen = run(trial, "dd if=/dev/zero of=/dev/null bs=200M count=1", memory_mb=32)
+    # The engine tells of it by an event, which is to come before the program's end.
+    script = "dd if=/dev/zero of=/dev/null bs=200M count=1; code=$?; sleep 1; exit $code"
+    one, seen = run(trial, script, memory_mb=32)
     assert (seen.cause, seen.exit_code) == (Cause.OOM, 137)
     assert (one.results / "joblog.txt").exists()
 
@@ -165,7 +167,7 @@ def test_cancel_while_running_uploads_partial_results(trial: MakeTrial) -> None:
     one = trial("trap 'echo tidy >tidy.txt; exit 9' TERM; echo half >half.txt; sleep 60 & wait")
     one.connector.submit(one.spec)
     one.until(Observed.RUNNING, Phase.EXECUTING)
-    eventually(lambda: one.look().phase is Phase.EXECUTING, timeout=10)
+    one.await_output("half.txt")
     one.connector.cancel(one.handle)
     seen = one.end()
     assert seen.cause is Cause.CANCELED
