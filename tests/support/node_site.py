@@ -12,13 +12,15 @@ from typing import Any
 from tests.support.machine import ARCHITECTURE, Machine
 from tests.support.nomad_cluster import NomadCluster
 from tests.support.nomad_service import running_on
-from tests.support.poll import eventually
+from tests.support.poll import eventually, free_port
 from tests.support.service import RunningService
 
 NEEDED = ("nomad", "docker", "root", "rootless-docker")
 IMAGE = "busybox:1"
 FINAL = ("completed", "failed", "canceled")
 NAME = "bench-1"
+# A job goes on until ``let_end``.
+UNTIL_STOP = "while [ ! -e stop ]; do sleep 0.1; done"
 
 Settings = Mapping[str, Mapping[str, object]]
 
@@ -70,9 +72,14 @@ def unpack(node: Machine, bundle: Path) -> None:
 
 
 def prepare(node: Machine, downloads: Path, *more: str, name: str = NAME) -> None:
-    """The first of the two commands that make a machine a node."""
+    """The first of the two commands that make a machine a node.
+
+    Its port is ours: left to themselves, two nodes that start at the same time may find the
+    same one free.
+    """
     done = node.get_started(
         *("--name", name, "--from", str(downloads), "--s3-config", "s3.conf"),
+        *("--http-port", str(free_port())),
         *("--network-interface", "lo", "--reserve-memory", "500", *more),
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -95,7 +102,24 @@ def submit(
     return done.stdout.strip()
 
 
-def end(service: RunningService, job: str, timeout: float = 90) -> dict[str, Any]:
+def runs_again(service: RunningService, job: str) -> None:
+    """Wait until the program of a later attempt of a job runs."""
+
+    def there() -> bool:
+        seen = service.get(f"/v1/jobs/{job}").body
+        assert seen["state"] not in FINAL, seen
+        return bool(seen["state"] == "running" and seen["attempt"] > 1)
+
+    eventually(there, timeout=180, every=0.2)
+
+
+def let_end(folder: Path) -> None:
+    """End the waiting of the jobs on the node in ``folder``."""
+    for rundir in folder.glob("nomad/alloc/*/alloc/data/rundir"):
+        (rundir / "stop").touch()
+
+
+def end(service: RunningService, job: str, timeout: float = 180) -> dict[str, Any]:
     """The job, once it has ended."""
     return service.wait_for(job, FINAL, timeout=timeout)
 
@@ -113,7 +137,7 @@ def finds_no_node(service: RunningService, job: str) -> None:
         told = service.get(f"/v1/jobs/{job}/explain").body["explanation"]
         return "The group's pool has no ready node." in told
 
-    eventually(explained, timeout=30, every=0.2)
+    eventually(explained, timeout=60, every=0.2)
 
 
 def fetched(service: RunningService, folder: Path, name: str) -> str:

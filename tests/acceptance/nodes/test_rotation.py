@@ -12,10 +12,12 @@ from tests.support.machine import Machine
 from tests.support.node_site import (
     NAME,
     NEEDED,
+    UNTIL_STOP,
     attempts,
     end,
     fetched,
     finds_no_node,
+    let_end,
     make_bundle,
     seen,
     start,
@@ -28,7 +30,8 @@ from tests.support.service import RunningService
 
 pytestmark = pytest.mark.needs(*NEEDED, "leruli")
 
-OVERLAP_S = 25
+# In which two jobs are to begin, and the first one to end.
+OVERLAP_S = 90
 ROTATED = "enrolled before the compute secret was rotated"
 
 
@@ -44,7 +47,9 @@ def runs_by_the_public_client(service: RunningService, parent: Path) -> None:
     (folder / "in.txt").write_text("hello\n")
     client(service, folder, "task-submit", "busybox", "1", "cat in.txt; tr a-z A-Z <in.txt >big")
     job = (folder / "leruli.job").read_text().strip()
-    eventually(lambda: client(service, folder, "task-status") == "completed", timeout=90, every=0.5)
+    eventually(
+        lambda: client(service, folder, "task-status") == "completed", timeout=180, every=0.5
+    )
     client(service, folder, "task-get")
     assert (folder / "joblog.txt").read_text() == "hello\n"
     assert (folder / "big").read_text() == "HELLO\n"
@@ -74,10 +79,11 @@ def test_with_an_overlap_the_node_works_to_its_end(
     runs_by_the_public_client(service, tmp_path)
     assert not seen(service)["generation_current"] or seen(service)["state"] == "ready"
     # The overlap ends under a job: that goes on.
-    long = submit(service, folder, f"sleep {OVERLAP_S}; echo through")
+    long = submit(service, folder, f"{UNTIL_STOP}; echo through")
     service.wait_for(long, ["running"])
     eventually(lambda: seen(service)["state"] == "ineligible", timeout=OVERLAP_S + 30, every=0.5)
     assert ROTATED in told(service), told(service)
+    let_end(joined.folder)
     assert end(service, long)["state"] == "completed"
     assert fetched(service, folder, "joblog.txt") == "through\n"
 
@@ -99,26 +105,27 @@ def test_without_an_overlap_it_ends_at_once(
     busy = tmp_path / "busy"
     busy.mkdir()
     (busy / "in.txt").write_text("x")
-    long = submit(service, busy, "sleep 20", cores=os.cpu_count() or 1)
+    long = submit(service, busy, UNTIL_STOP, cores=os.cpu_count() or 1)
     service.wait_for(long, ["running"])
     waiting = submit(service, folder, "echo once >>runs")
     service.wait_for(waiting, ["submitted"])
     new = service.home / "third.tar"
     make_bundle(service, downloads, new, "--rotate", "--overlap", "0")
-    eventually(lambda: seen(service)["state"] == "ineligible", timeout=30, every=0.5)
+    eventually(lambda: seen(service)["state"] == "ineligible", timeout=60, every=0.5)
     assert ROTATED in told(service), told(service)
     # It waited for a node as that one was: it is taken back, and waits anew.
-    eventually(lambda: attempts(service, waiting)[0]["ended_at"], timeout=30, every=0.2)
+    eventually(lambda: attempts(service, waiting)[0]["ended_at"], timeout=60, every=0.2)
     first = attempts(service, waiting)[0]
     assert (first["cause"], first["started_at"]) == ("withdrawn", None), first
     finds_no_node(service, waiting)
+    let_end(joined.folder)
     assert end(service, long)["state"] == "completed"
 
     # The bundle that it has opens no door any more.
     assert joined.run_sh("--leave", "--within", "10").returncode == 0
     assert joined.run_sh("--forget").returncode == 0
     joined.log.write_text("")
-    assert joined.join().wait(timeout=60) != 0
+    assert joined.join().wait(timeout=180) != 0
     assert "compute secret" in joined.output(), joined.output()
 
     unpack(joined, new)
