@@ -131,9 +131,22 @@ do_check() {
 }
 
 do_pause() {
+    if take_no_more; then
+        say "Paused: no more jobs come; those that run go on."
+    else
+        say "Paused; but the scheduler has not answered yet. Until it does, it may still give" \
+            "this node jobs. Those that run go on."
+    fi
+}
+
+# Pause, and wait until the scheduler knows: before, it may still give jobs to this node.
+take_no_more() {
     : >"$var/paused"
     do_restart
-    say "Paused: no more jobs come; those that run go on."
+    is_alive "$client_process" || return 0
+    begin=$(cat "$var/log-begin" 2>/dev/null || echo 0)
+    wait_until 30 joined_or_refused "$begin"
+    has_joined "$begin"
 }
 
 do_resume() {
@@ -161,7 +174,7 @@ has_new_client() {
 
 do_leave() {
     if is_alive "$client_process"; then
-        [ -e "$var/paused" ] || { : >"$var/paused" && do_restart; }
+        [ -e "$var/paused" ] || take_no_more
         say "Waiting for the jobs that run here"
         wait_until "${within:-31536000}" is_idle || warn "Jobs still run; they end now"
     fi

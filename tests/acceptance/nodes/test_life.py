@@ -26,6 +26,7 @@ from tests.support.node_site import (
     start,
     submit,
 )
+from tests.support.nomad_cluster import NomadCluster
 from tests.support.poll import eventually
 from tests.support.service import RunningService
 from tests.support.user_systemd import user_systemd
@@ -111,12 +112,19 @@ def test_no_secret_can_be_read(service: RunningService, joined: Machine, folder:
 
 
 def test_its_owner_pauses_and_resumes(
-    service: RunningService, joined: Machine, folder: Path, tmp_path: Path
+    service: RunningService,
+    nomad: NomadCluster,
+    joined: Machine,
+    folder: Path,
+    tmp_path: Path,
 ) -> None:
     long = submit(service, folder, f"{UNTIL_STOP}; echo through")
     service.wait_for(long, ["running"])
     done = joined.run_sh("--pause")
     assert done.returncode == 0, done.stderr
+    assert "no more jobs come" in done.stdout
+    known = nomad.call("GET", f"node/{nomad.node(NAME)['ID']}")
+    assert known["Meta"].get("bridge_paused") == "1"
     other = tmp_path / "other"
     other.mkdir()
     (other / "in.txt").write_text("x")
