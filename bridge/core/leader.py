@@ -2,8 +2,9 @@
 
 Every write of its loops checks the lease in the same transaction. A process that
 was paused for longer than its lease finds at its next write that another leads,
-and has written nothing since. What it may have been asking a scheduler meanwhile
-is harmless: attempts are created under a name of their own, once.
+and has written nothing since. Before a scheduler is called it is looked that the call
+still is to be made, which leaves the moment between the two; what is created then is
+created once, under a name of its own.
 """
 
 from __future__ import annotations

@@ -197,10 +197,21 @@ class NodeWatch:
         if barred is not None:
             if node.barred != barred:
                 self._change(node.group_id, node, "node.bar", barred, barred=barred)
-            if view.eligible:
+            if view.eligible and self._is_barred(node):
                 connector.set_eligible(view.id, False)
         elif node.barred is not None:
             self._lift(connector, node, view)
+
+    def _is_barred(self, node: Node) -> bool:
+        """Whether it still is: were we paused, another may lead, and have let it in again. What
+        we made ineligible then would stay so, as if an operator had.
+        """
+
+        def read(conn: Connection) -> bool:
+            stored = nodes_db.get(conn, node.group_id, node.name)
+            return stored is not None and stored.barred is not None
+
+        return self._db.write(read, lasting=False)
 
     def _bind(self, node: Node, view: NodeView) -> Node:
         """Note which machine the node is. It may have been there as a stranger before."""

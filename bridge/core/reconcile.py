@@ -288,6 +288,11 @@ class Reconciler:
             )
         )
         points.reach(Point.STOP_COMMITTED)
+        # Were we paused, another may lead, and have seen that it need not be stopped.
+        if not self._db.write(
+            lambda conn: attempts.is_to_stop(conn, one.attempt.id), lasting=False
+        ):
+            return False
         try:
             connector.cancel(handle)
         except ConnectorUnavailable as away:

@@ -82,6 +82,12 @@ def request_stop(
     return conn.execute(wish.values(stop_cause=cause.value, stop_requested_at=now)).rowcount == 1
 
 
+def is_to_stop(conn: Connection, attempt_id: UUID) -> bool:
+    """Whether it is live, and somebody's wish that it shall stop stands."""
+    mine = select(attempts.c.stop_cause).where(attempts.c.id == attempt_id.bytes, is_live)
+    return conn.execute(mine).scalar_one_or_none() is not None
+
+
 class Unplaced(msgspec.Struct, frozen=True):
     """An attempt that no machine is known to have, nor is to be stopped. Memory in MiB."""
 

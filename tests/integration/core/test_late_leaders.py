@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.models.attempt import Observed
+from bridge.db import attempts
+from bridge.models.attempt import AttemptState, Cause, Observed
 from bridge.models.job import Job, JobState
 from bridge.points import Point
 from tests.integration.core.conftest import House
@@ -116,22 +117,41 @@ def is_forgotten(workers: Workers, job: Job) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("seen", "point", "late"),
+    ("seen", "point"),
     [
-        (Observed.GONE, Point.OBSERVE_POLLED, []),
-        (Observed.UNKNOWN, Point.OBSERVE_POLLED, []),
-        # The wish to stop it stands, and the new leader has told the scheduler, too.
-        (Observed.UNKNOWN, Point.STOP_COMMITTED, ["cancel"]),
-        (Observed.UNKNOWN, Point.STOP_CALLED, []),
-        (Observed.UNKNOWN, Point.STOP_SENT, []),
+        (Observed.GONE, Point.OBSERVE_POLLED),
+        (Observed.UNKNOWN, Point.OBSERVE_POLLED),
+        (Observed.UNKNOWN, Point.STOP_COMMITTED),
+        (Observed.UNKNOWN, Point.STOP_CALLED),
+        (Observed.UNKNOWN, Point.STOP_SENT),
     ],
 )
 def test_what_came_back_is_not_ended(
-    workers: Workers, old: Worker, seen: Observed, point: Point, late: list[str]
+    workers: Workers, old: Worker, seen: Observed, point: Point
 ) -> None:
     job = given_up(workers, old, seen, point)
     waking = Waking(workers, old, job, lambda: is_back(workers, job))
-    assert (waking.late, old.gave_up()) == (late, True)
+    assert (waking.late, old.gave_up()) == ([], True)
+    workers.scheduler.show(Observed.ENDED)
+    workers.wait_for([job])
+
+
+def test_what_is_not_withdrawn_any_more_is_not_stopped(workers: Workers, old: Worker) -> None:
+    workers.scheduler.show(Observed.PENDING)
+    (job,) = workers.submit(1)
+    eventually(lambda: workers.house.job(job).state is JobState.SUBMITTED)
+    eventually(lambda: workers.attempt(job).state is AttemptState.SUBMITTED)
+    old.pause_at(Point.STOP_COMMITTED)
+    workers.house.db.write(
+        lambda conn: attempts.request_stop(
+            conn, job.id, number=1, cause=Cause.WITHDRAWN, now=time.time()
+        )
+    )
+    old.await_pause()
+    workers.scheduler.show(Observed.RUNNING)
+    waking = Waking(workers, old, job, lambda: is_back(workers, job))
+    assert workers.attempt(job).stop_cause is None
+    assert (waking.late, old.gave_up()) == ([], True)
     workers.scheduler.show(Observed.ENDED)
     workers.wait_for([job])
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from bridge.db import attempts, audit
+from bridge.db import nodes as nodes_db
 from bridge.db.engine import Database
 from bridge.errors import Conflict, ConnectorUnavailable, Forbidden, NotFound
 from bridge.models.attempt import AttemptSpec, AttemptState, Cause, Observation, Observed
@@ -50,6 +52,22 @@ def end(house: Hall, job: Job, cause: Cause | None, node: str = "n1") -> None:
 
 
 class TestWhoTakesJobs:
+    def test_what_another_leader_let_in_again_stays_so(
+        self, house: Hall, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        house.join()
+        house.rotate(0)
+        change = house.watch._change
+
+        def paused_after(*args: Any, **values: Any) -> None:
+            change(*args, **values)
+            house.db.write(lambda conn: nodes_db.change(conn, house.stored().id, barred=None))
+
+        monkeypatch.setattr(house.watch, "_change", paused_after)
+        house.watch.step()
+        assert actions(house)[0] == "node.bar"
+        assert house.machines.calls == []
+
     def test_a_node_is_bound_to_its_machine(self, house: Hall) -> None:
         house.ask()
         assert state(house) is NodeState.ENROLLED
