@@ -149,7 +149,11 @@ class Queue(Section, frozen=True, kw_only=True):
         Meta(ge=0, description="More attempts after a lost node or another fault not the job's."),
     ] = 1
     retry_delay_s: Annotated[
-        float, Meta(ge=0, description="Seconds before the first of them; doubled each time.")
+        float,
+        Meta(
+            ge=0,
+            description="Seconds before the first of them; doubled each time, up to an hour.",
+        ),
     ] = 10.0
     oom_factor: Annotated[
         float,

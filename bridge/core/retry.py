@@ -22,11 +22,15 @@ from bridge.models.job import Job, JobState
 WORTH_ANOTHER: Final = frozenset({Cause.NODE_LOST, Cause.STORAGE, Cause.INTERNAL})
 
 
+_LONGEST_DELAY_S: Final = 3600.0
+_DOUBLED_AT_MOST: Final = 16
+
+
 class Rules(msgspec.Struct, frozen=True):
     """How often, how soon, with how much. Times in seconds."""
 
     retries: int = 1  # more attempts after faults that were not the job's
-    delay_s: float = 10.0  # before the first of them; doubles each time
+    delay_s: float = 10.0  # before the first of them; doubles each time, up to an hour
     oom_factor: float = 1.5  # memory of the next attempt against the last
     attempts_at_most: int = 10
 
@@ -48,8 +52,13 @@ def follow_up(job: Job, end: End, *, now: float, rules: Rules) -> End:
     if not free and (end.cause not in WORTH_ANOTHER or job.retries >= rules.retries):
         return end
     words = f"{end.reason or end.cause}; trying again"
-    not_before = None if free else now + rules.delay_s * 2**job.retries
+    not_before = None if free else now + _delay_s(job, rules)
     return _again(end, reason=words, retried=not free, not_before=not_before)
+
+
+def _delay_s(job: Job, rules: Rules) -> float:
+    doubled = rules.delay_s * 2.0 ** min(job.retries, _DOUBLED_AT_MOST)
+    return max(rules.delay_s, min(doubled, _LONGEST_DELAY_S))
 
 
 def failed_on(earlier: Iterable[Attempt]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from bridge.core.retry import WORTH_ANOTHER, Rules, failed_on, follow_up
@@ -30,6 +31,16 @@ class TestRetry:
         assert (again.job, again.retried, again.not_before) == (JobState.RECEIVED, True, NOW + 10)
         assert "it was so" in (again.reason or "")
         assert after(cause, retries=1).job is JobState.FAILED
+
+    @pytest.mark.parametrize(
+        ("retries", "delay_s"), [(0, 10.0), (3, 80.0), (9, 3600.0), (5000, 3600.0)]
+    )
+    def test_each_later_than_the_one_before_up_to_an_hour(
+        self, retries: int, delay_s: float
+    ) -> None:
+        rules = msgspec.structs.replace(RULES, retries=9999)
+        again = follow_up(job(retries=retries), end(Cause.NODE_LOST), now=NOW, rules=rules)
+        assert again.not_before == NOW + delay_s
 
     def test_a_drained_machine_costs_no_retry(self) -> None:
         again = after(Cause.DRAINED, retries=1)
