@@ -9,13 +9,11 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bridge import daemon
 from bridge.connectors.nomad import faults
 from bridge.models.attempt import Cause
 from bridge.models.job import FINAL, JobState, NewJob, Phase
@@ -417,10 +415,8 @@ def test_results_that_nomad_dropped_do_not_leave_a_job_behind(
 
 
 def test_an_end_is_seen_by_events_long_before_the_next_look(
-    open_house: MakeHouse, nomad: NomadCluster, monkeypatch: pytest.MonkeyPatch
+    open_house: MakeHouse, nomad: NomadCluster
 ) -> None:
-    # No loop waits longer than that, whatever its interval.
-    monkeypatch.setattr(daemon, "Loop", partial(daemon.Loop, longest_back_off=600.0))
     house = open_house(queue__reconcile_interval_s=600.0)
     given = house.submit(UNTIL_STOP)
     house.running(given)
