@@ -139,14 +139,15 @@ do_pause() {
     fi
 }
 
-# Pause, and wait until the scheduler knows: before, it may still give jobs to this node.
+# Pause, and wait until the scheduler knows: before, it may still give jobs to this node. That
+# it knows is noted in the file: the client's log is rotated, and does not tell later.
 take_no_more() {
     : >"$var/paused"
     do_restart
     is_alive "$client_process" || return 0
     begin=$(cat "$var/log-begin" 2>/dev/null || echo 0)
     wait_until 30 joined_or_refused "$begin"
-    has_joined "$begin"
+    has_joined "$begin" && echo known >"$var/paused"
 }
 
 do_resume() {
@@ -174,7 +175,8 @@ has_new_client() {
 
 do_leave() {
     if is_alive "$client_process"; then
-        [ -e "$var/paused" ] || take_no_more
+        [ -s "$var/paused" ] || take_no_more ||
+            warn "The scheduler has not answered; it may still give this node jobs"
         say "Waiting for the jobs that run here"
         wait_until "${within:-31536000}" is_idle || warn "Jobs still run; they end now"
     fi

@@ -500,6 +500,69 @@ END
     [ "$(because '2026 [ERROR] agent: something else')" = "agent: something else" ]
 }
 
+# --- its owner takes it away ---------------------------------------------------------
+
+# Run a verb of run.sh on a node whose client runs. The scheduler takes each start of it, or
+# says nothing; there are no jobs.
+owner_does() { # takes|silent script
+    with_lib '
+        . "$bundle/lib/control.sh"
+        record_process "$client_process"
+        mkdir -p "$log"
+        answer=$1
+        do_restart() {
+            echo "restarted" >>"$var/restarts"
+            log_length | put_file "$var/log-begin"
+            [ "$answer" = silent ] || echo "client: node registration complete" >>"$client_log"
+        }
+        wait_until() { shift; "$@"; }
+        is_idle() { true; }
+        leave_now() { true; }
+        eval "$2"
+    ' "$@"
+}
+
+restarts() {
+    wc -l <"$DIR/var/restarts"
+}
+
+@test "owner: a pause is told once the scheduler knows of it" {
+    run -0 owner_does takes do_pause
+    [[ $output == "Paused: no more jobs come"* ]] || fail "not told"
+    run -0 owner_does silent do_pause
+    [[ $output == *"the scheduler has not answered yet"* ]] || fail "not told"
+}
+
+@test "owner: who leaves waits for the scheduler, or is told that it does not answer" {
+    run -0 owner_does takes do_leave
+    [[ $output != *"has not answered"* && $output == *"has left"* ]] || fail "it answered"
+    [ "$(restarts)" -eq 1 ]
+    [ ! -e "$DIR/var/paused" ]
+    run -0 owner_does silent do_leave
+    [[ $output == *"The scheduler has not answered; it may still give this node jobs"* ]] ||
+        fail "not told"
+    [[ $output == *"has left"* ]] || fail "it stays"
+}
+
+@test "owner: a pause that was never answered is none for who leaves" {
+    owner_does silent do_pause
+    run -0 owner_does silent do_leave
+    [[ $output == *"has not answered; it may still"* ]] || fail "not told"
+    owner_does silent do_pause
+    run -0 owner_does takes do_leave
+    [[ $output != *"has not answered"* ]] || fail "it answered"
+    [ "$(restarts)" -eq 4 ]
+}
+
+@test "owner: who leaves when the scheduler knows of the pause waits no more for it" {
+    owner_does takes do_pause
+    # Its log is rotated.
+    : >"$DIR/var/log/nomad.log"
+    run -0 owner_does silent do_leave
+    [[ $output != *"has not answered"* ]] || fail "it had answered"
+    [ "$(restarts)" -eq 1 ]
+}
+
 # --- processes -----------------------------------------------------------------------
 
 @test "processes: one that is recorded is told from another with its number" {
