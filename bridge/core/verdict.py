@@ -60,6 +60,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     unknown_since: float | None = None
     stop_cause: Cause | None = None  # the wish that stands
     stop_requested_at: float | None = None
+    given_up: Cause | None = None  # the wish that has lapsed, while its call may yet show effect
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -114,18 +115,21 @@ def decide(
 
 
 def _ended(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Policy) -> End:
-    state, cause, reason = _outcome(job, attempt, seen, policy)
+    lost = _given_up(job, attempt, now, policy)
+    state, cause, reason = _outcome(job, attempt, seen, lost, policy)
     started_at, ended_at = _span(attempt, seen, now)
+    # What the scheduler itself had lost is no fault of the node.
+    blameless = cause is lost is Cause.INTERNAL and seen.cause is Cause.CANCELED
     end = End(
         job=state,
         cause=cause,
         reason=reason,
         exit_code=seen.exit_code,
-        node=seen.node or attempt.node,
+        node=None if blameless else seen.node or attempt.node,
         started_at=started_at,
         ended_at=ended_at,
     )
-    return _unless_overdue(job, attempt, seen, now, end) if _was_given_up(attempt) else end
+    return end if lost is None else _unless_overdue(job, attempt, seen, now, end)
 
 
 def _started_at(attempt: Attempt, seen: Observation, now: float) -> float | None:
@@ -151,7 +155,7 @@ def _span(attempt: Attempt, seen: Observation, now: float) -> tuple[float | None
 
 
 def _outcome(
-    job: Job, attempt: Attempt, seen: Observation, policy: Policy
+    job: Job, attempt: Attempt, seen: Observation, lost: Cause | None, policy: Policy
 ) -> tuple[JobState, Cause | None, str | None]:
     if seen.cause is None:
         return JobState.COMPLETED, None, None
@@ -162,9 +166,8 @@ def _outcome(
     if attempt.stop_cause is Cause.TIMEOUT:
         return JobState.FAILED, Cause.TIMEOUT, _timed_out(job, seen)
     stopped = seen.cause in (Cause.CANCELED, Cause.EXIT)
-    if seen.cause is Cause.CANCELED and _was_given_up(attempt):
+    if seen.cause is Cause.CANCELED and lost is not None:
         # The end reached us before ours was stored.
-        lost = attempt.stop_cause or Cause.NODE_LOST
         return JobState.FAILED, lost, _WORDS[lost]
     if seen.cause is Cause.WITHDRAWN or (stopped and attempt.stop_cause is Cause.WITHDRAWN):
         return _withdrawn(job, seen, policy)
@@ -265,7 +268,7 @@ def _unknown(
     # Its time limit stops nothing now: the program may have ended in time, out there.
     progress = _same(job, attempt, unknown_since=since, reason=reason)
     if _lapses(job, attempt, progress):
-        return Decision(progress=_without_wish(progress))
+        return Decision(progress=_without_wish(progress, now))
     return Decision(progress=progress, stop=_wanted_stop(job, attempt, now, policy))
 
 
@@ -306,12 +309,14 @@ def _same(
         unknown_since=unknown_since,
         stop_cause=attempt.stop_cause,
         stop_requested_at=attempt.stop_requested_at,
+        given_up=attempt.cause,
     )
 
 
 def _alive(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Policy) -> Decision:
     running = seen.state is Observed.RUNNING or attempt.state is AttemptState.RUNNING
     started_at = _started_at(attempt, seen, now)
+    lapsed = _lapsed(job, attempt, now, policy)
     progress = Progress(
         attempt=AttemptState.RUNNING if running else AttemptState.SUBMITTED,
         job=JobState.RUNNING if running else JobState.SUBMITTED,
@@ -320,10 +325,11 @@ def _alive(job: Job, attempt: Attempt, seen: Observation, now: float, policy: Po
         node=seen.node or attempt.node,
         started_at=started_at,
         stop_cause=attempt.stop_cause,
-        stop_requested_at=attempt.stop_requested_at,
+        stop_requested_at=_asked_at(attempt, lapsed, now),
+        given_up=lapsed,
     )
     if _lapses(job, attempt, progress):
-        progress = _without_wish(progress)
+        progress = _without_wish(progress, now)
     else:
         stop = _wanted_stop(job, attempt, now, policy)
         if stop is not None:
@@ -344,18 +350,41 @@ def _lapses(job: Job, attempt: Attempt, seen: Progress) -> bool:
     return (withdrawn and placed) or attempt.stop_cause in _GIVEN_UP
 
 
-def _without_wish(progress: Progress) -> Progress:
-    """When a stop of what was given up was asked for stays: see ``_was_given_up``."""
-    asked = progress.stop_requested_at if progress.stop_cause in _GIVEN_UP else None
-    return msgspec.structs.replace(progress, stop_cause=None, stop_requested_at=asked)
+def _without_wish(progress: Progress, now: float) -> Progress:
+    """Until now it may have been asked to stop: see ``_lapsed``."""
+    lapsed = progress.stop_cause if progress.stop_cause in _GIVEN_UP else None
+    asked = None if lapsed is None else now
+    return msgspec.structs.replace(
+        progress, stop_cause=None, stop_requested_at=asked, given_up=lapsed
+    )
 
 
-def _was_given_up(attempt: Attempt) -> bool:
-    """Whether a stop is our doing, because we took it for lost. The call may have arrived
-    though nothing was answered, and the wish has lapsed since.
+def _given_up(job: Job, attempt: Attempt, now: float, policy: Policy) -> Cause | None:
+    """Why a stop is our doing, where it is, because we took it for lost."""
+    if attempt.stop_cause is not None:
+        return attempt.stop_cause if attempt.stop_cause in _GIVEN_UP else None
+    return _lapsed(job, attempt, now, policy)
+
+
+def _lapsed(job: Job, attempt: Attempt, now: float, policy: Policy) -> Cause | None:
+    """Why we had given it up, as long as a call that was never answered may show effect: what
+    is away hears of it when it is back, and what has stopped uploads first.
     """
-    lapsed = attempt.stop_cause is None and attempt.stop_requested_at is not None
-    return lapsed or attempt.stop_cause in _GIVEN_UP
+    if attempt.stop_cause is not None:
+        return None
+    asked = attempt.stop_requested_at or 0.0
+    until = asked + policy.call_deadline_s + policy.stop_again_s
+    away, uploads = attempt.unknown_since is not None, job.phase is Phase.UPLOADING
+    return attempt.cause if away or uploads or now <= until else None
+
+
+def _asked_at(attempt: Attempt, lapsed: Cause | None, now: float) -> float | None:
+    """When its stop was asked for, as far as that matters still."""
+    if attempt.stop_cause is not None:
+        return attempt.stop_requested_at
+    if lapsed is None:
+        return None
+    return attempt.stop_requested_at if attempt.unknown_since is None else now
 
 
 def _wanted_stop(job: Job, attempt: Attempt, now: float, policy: Policy) -> Cause | None:

@@ -152,6 +152,7 @@ def news_of(one: AttemptOfJob, seen: Progress) -> News:
         "unknown_since": seen.unknown_since,
         "stop_cause": seen.stop_cause,
         "stop_requested_at": seen.stop_requested_at,
+        "cause": seen.given_up,
     }
     job = {
         "state": seen.job,

@@ -69,7 +69,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float | None = None
     node: str | None = None
     exit_code: int | None = None
-    cause: Cause | None = None
+    cause: Cause | None = None  # while it is live: why it was given up, though it came back
     reason: str | None = None
     stop_cause: Cause | None = None  # why we asked the scheduler to stop it (canceled, timeout, …)
     stop_requested_at: float | None = None

@@ -417,7 +417,7 @@ def _attempt(job: Job, number: int) -> Attempt:
         "claimed_at": NOW,
         "submitted_at": NOW,
         "node": "node7",
-        "cause": None if last else Cause.NODE_LOST,
+        "cause": Cause.NODE_LOST,  # the last one came back
         "reason": None if last else "the node went away",
         "ended_at": None if last else NOW,
     }

@@ -299,7 +299,7 @@ def attempt_view(attempt: Attempt, caller: Caller, page: str | None) -> AttemptV
         started_at=rfc3339_or_none(attempt.started_at),
         ended_at=rfc3339_or_none(attempt.ended_at),
         exit_code=attempt.exit_code,
-        cause=attempt.cause,
+        cause=attempt.cause if attempt.state is AttemptState.ENDED else None,
         reason=attempt.reason,
         ui_url=page,
     )

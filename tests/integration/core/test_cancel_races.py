@@ -303,3 +303,14 @@ class TestStopOfWhatIsGivenUp:
         house.scheduler.show(Observed.ENDED, cause=Cause.CANCELED)
         house.step()
         assert house.job(job).state is JobState.RECEIVED
+
+    def test_who_stops_it_there_a_day_later_is_not_us(self, house: House, job: Job) -> None:
+        house.pass_time(91)
+        house.step()
+        [attempt] = attempts_of(house, job)
+        assert (attempt.cause, attempt.stop_requested_at) == (None, None)
+        house.pass_time(22 * 3600)
+        house.scheduler.show(Observed.ENDED, cause=Cause.CANCELED)
+        house.step()
+        ended = house.job(job)
+        assert (ended.state, ended.cause, ended.retries) == (JobState.FAILED, Cause.CANCELED, 0)

@@ -107,6 +107,7 @@ def test_attempts_show_what_happened_and_only_admins_the_schedulers_name(
         "reason": "the node went away",
         "ui_url": None,
     }
+    # It has not ended, whatever it was given up for before.
     assert (second["number"], second["state"], second["cause"]) == (2, "running", None)
     seen = anna.get(f"/v1/jobs/{job['id']}/attempts").get_json()["attempts"]
     assert seen[1]["native_id"] == f"bridge-test-{UUID(job['id']).hex}-2"

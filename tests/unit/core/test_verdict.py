@@ -417,19 +417,89 @@ class TestGivenUp:
         assert decision.stop is None and decision.progress is not None
         assert decision.progress.stop_cause is None
 
-    def test_whose_call_arrived_though_nothing_was_answered_is_still_ours(self) -> None:
-        one = attempt(**self.UNSENT)
+    @staticmethod
+    def back(one: Attempt) -> Attempt:
+        """As it is stored once it is seen again and its wish has lapsed."""
         progress = look(one, Observation(state=Observed.RUNNING, node="n1")).progress
-        assert progress is not None
-        back = msgspec.structs.replace(
-            one, stop_cause=progress.stop_cause, stop_requested_at=progress.stop_requested_at
+        assert progress is not None and progress.stop_cause is None
+        return msgspec.structs.replace(
+            one,
+            stop_cause=None,
+            unknown_since=None,
+            cause=progress.given_up,
+            stop_requested_at=progress.stop_requested_at,
         )
-        for given_up in (one, back):
-            end = end_of(look(given_up, ended(Cause.CANCELED)))
-            assert (end.job, end.cause, end.for_good) == (JobState.FAILED, Cause.NODE_LOST, False)
+
+    @staticmethod
+    def stopped_at(one: Attempt, now: float, of: Job | None = None) -> End:
+        """Its end, when the next look is at ``now`` and shows that something stopped it."""
+        seen = ended(Cause.CANCELED, node="n1")
+        return end_of(decide(of or job(), one, seen, now=now, watched_since=0.0, policy=POLICY))
+
+    @pytest.mark.parametrize(("cause", "node"), [(Cause.NODE_LOST, "n1"), (Cause.INTERNAL, None)])
+    def test_whose_call_arrived_though_nothing_was_answered_is_still_ours(
+        self, cause: Cause, node: str | None
+    ) -> None:
+        one = attempt(**self.UNSENT | {"stop_cause": cause})
+        for given_up in (one, self.back(one)):
+            end = self.stopped_at(given_up, NOW + 90)
+            assert (end.job, end.cause, end.for_good) == (JobState.FAILED, cause, False)
+            assert end.node == node, "what the scheduler had lost is held against no node"
+
+    def test_of_what_is_beyond_its_time_brings_no_other_attempt(self) -> None:
+        one = attempt(**self.UNSENT)
+        for given_up in (one, self.back(one)):
             late = msgspec.structs.replace(given_up, started_at=NOW - 700)
-            end = end_of(look(late, ended(Cause.CANCELED)))
+            end = self.stopped_at(late, NOW)
             assert (end.cause, end.for_good) == (Cause.NODE_LOST, True)
+
+    def test_is_not_ours_any_more_once_no_call_can_be_under_way(self) -> None:
+        back = self.back(attempt(**self.UNSENT))
+        end = self.stopped_at(back, NOW + 91)
+        assert (end.job, end.cause) == (JobState.FAILED, Cause.CANCELED)
+        assert end.reason == "stopped at the scheduler, not by the bridge"
+
+    def test_counts_from_when_it_was_wanted_last(self) -> None:
+        """A scheduler may refuse it for hours."""
+        back = self.back(attempt(**self.UNSENT | {"stop_requested_at": NOW - 7200}))
+        assert self.stopped_at(back, NOW + 90).cause is Cause.NODE_LOST
+
+    def test_is_heard_of_by_what_is_away_when_it_is_back(self) -> None:
+        away = Observation(state=Observed.UNKNOWN, node="n1")
+        progress = look(attempt(**self.UNSENT), away, watched_since=NOW - 60).progress
+        assert progress is not None and progress.given_up is Cause.NODE_LOST
+        one = attempt(
+            cause=progress.given_up,
+            stop_requested_at=NOW - 500,
+            unknown_since=progress.unknown_since,
+        )
+        assert self.stopped_at(one, NOW).cause is Cause.NODE_LOST
+        assert self.stopped_at(self.back(one), NOW + 90).cause is Cause.NODE_LOST
+        assert self.stopped_at(self.back(one), NOW + 91).cause is Cause.CANCELED
+
+    def test_may_have_stopped_what_uploads_for_long(self) -> None:
+        back = self.back(attempt(**self.UNSENT))
+        uploading = job(state=JobState.RUNNING, phase=Phase.UPLOADING)
+        assert self.stopped_at(back, NOW + 7200, uploading).cause is Cause.NODE_LOST
+
+    def test_is_forgotten_then(self) -> None:
+        one = attempt(cause=Cause.NODE_LOST, stop_requested_at=NOW - 91)
+        seen = Observation(state=Observed.RUNNING, node="n1", phase=Phase.UPLOADING)
+        for of, given_up, asked in (
+            (job(), None, None),
+            (job(phase=Phase.UPLOADING), Cause.NODE_LOST, NOW - 91),
+        ):
+            progress = look(one, seen, of).progress
+            assert progress is not None
+            assert (progress.given_up, progress.stop_requested_at) == (given_up, asked)
+
+    def test_a_later_wish_is_another(self) -> None:
+        one = attempt(
+            cause=Cause.NODE_LOST, stop_cause=Cause.TIMEOUT, stop_requested_at=NOW - 5, started_at=1
+        )
+        progress = look(one, Observation(state=Observed.RUNNING, node="n1")).progress
+        assert progress is not None and progress.stop_requested_at == NOW - 5
+        assert self.stopped_at(one, NOW).cause is Cause.TIMEOUT
 
     @pytest.mark.parametrize("cause", [None, Cause.EXIT])
     def test_does_not_hide_how_it_ended_by_itself(self, cause: Cause | None) -> None:
