@@ -131,8 +131,9 @@ def add(config: Path, admin: str, connector: str | None, name: str, json_: bool)
 def move(config: Path, connector: str, name: str) -> None:
     """Have a group's jobs run by another connector.
 
-    Those that wait go there at once. Those that were handed over end where they are, if
-    their connector is still configured.
+    Those that wait are handed over there: at once where machines are free, else as
+    those that still wait at the old connector start or end. Those that were handed over,
+    or were about to be, stay with the old one, and go on while it is configured.
     """
     from bridge.cli.host import loaded, wired
 

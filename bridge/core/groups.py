@@ -91,8 +91,9 @@ class Groups:
         return self._db.read(identity.list_groups)
 
     def move_group(self, name: str, connector: str) -> Group:
-        """Hand a group's waiting jobs over to another connector (operator, on the host). What
-        was handed over already stays where it is. Repeating is fine. Raises NotFound.
+        """Hand a group's waiting jobs over to another connector from now on (operator, on the
+        host). What was claimed for the old one stays there, and as long as it waits there, it
+        takes up the group's reserve. Repeating is fine. Raises NotFound.
         """
 
         def write(conn: Connection) -> Group:
