@@ -62,7 +62,7 @@ def create_app(
     )
     errors.install(app, _SHAPES)
     request_log.install(app)
-    app.register_blueprint(health.blueprint(health.Readiness(bridge.ready)))
+    app.register_blueprint(health.blueprint(health.KeptFindings(bridge.ready)))
     app.register_blueprint(v1.blueprint)
     app.register_blueprint(v1_nodes.blueprint)
     for prefix in leruli.PREFIXES:

@@ -16,7 +16,7 @@ from bridge.api.services import Finding
 _FRESH_S: Final = 1.0
 
 
-class Readiness:
+class KeptFindings:
     """What ``look`` finds, kept for a second and looked up by one thread at a time."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Readiness:
             return self._findings
 
 
-def blueprint(readiness: Readiness) -> Blueprint:
+def blueprint(kept: KeptFindings) -> Blueprint:
     """``/healthz`` and ``/readyz``."""
     routes = Blueprint("health", __name__)
 
@@ -47,7 +47,7 @@ def blueprint(readiness: Readiness) -> Blueprint:
 
     @routes.get("/readyz")
     def readyz() -> Response:
-        findings = readiness.findings()
+        findings = kept.findings()
         wrong = [finding for finding in findings if not finding.ok]
         # Not without a scheduler: every process of a service would be taken out at once, though
         # each of them takes submissions and answers.

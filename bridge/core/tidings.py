@@ -15,7 +15,7 @@ import msgspec
 from bridge.core.leader import Leader
 from bridge.core.patience import Act, Fault, Patience
 
-# Who asks /readyz or explains jobs one after the other shall not ask the database each time.
+# Who has job after job explained, or asks for each connector, shall not ask the database each time.
 _FRESH_S: Final = 1.0
 _UNLED: Final = tuple(
     Fault(act, "", "no process of this service leads, so nobody asks it", "", 0.0)
@@ -25,7 +25,9 @@ _Faults = dict[str, list[Fault]]
 
 
 class Tidings:
-    """The leader tells them, everybody hears them, at most ``_FRESH_S`` seconds late."""
+    """The leader tells them, everybody hears them: about two seconds late at most, one between
+    two tellings and one between two looks (``_FRESH_S``).
+    """
 
     def __init__(
         self,

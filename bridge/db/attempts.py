@@ -26,7 +26,6 @@ from bridge.models.attempt import Attempt, AttemptState, Cause, Handle
 from bridge.models.job import Job, Phase
 
 COLUMNS: Final = tuple(attempts.c[field] for field in Attempt.__struct_fields__)
-# In the order of _new_row; the other columns start as NULL.
 
 
 class AttemptOfJob(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bridge.api.health import Readiness
+from bridge.api.health import KeptFindings
 from bridge.connectors.base import Finding
 from tests.support.fake_core import FakeBridge
 from tests.support.http import Door
@@ -57,11 +57,11 @@ def test_without_a_database_a_scheduler_does_not_matter(nobody: Door, bridge: Fa
 
 def test_a_look_is_kept_for_a_second(bridge: FakeBridge) -> None:
     now = 50.0
-    readiness = Readiness(bridge.ready, lambda: now)
-    readiness.findings()
+    kept = KeptFindings(bridge.ready, lambda: now)
+    kept.findings()
     bridge.findings = []
     now = 50.9
-    assert len(readiness.findings()) == 1
+    assert len(kept.findings()) == 1
     now = 51.0
-    assert readiness.findings() == []
+    assert kept.findings() == []
     assert bridge.looks == 2
