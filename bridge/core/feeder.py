@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -19,13 +20,14 @@ from bridge.db import attempts, claims, identity, instance, selftests, usage
 from bridge.db import queue as queue_db
 from bridge.db.attempts import AttemptOfJob
 from bridge.db.engine import Connection, Transactions
+from bridge.db.queue import Marks
 from bridge.errors import ConnectorUnavailable
 from bridge.models.identity import Group
 from bridge.models.ids import new_id
 from bridge.points import Point
 
 _RATE_OVER_S: Final = 10.0
-# A look reads every attempt under way; a claim that ran out has waited for a minute already.
+# A look reads every attempt under way, and who has waited for a minute may wait a little more.
 _LOOK_FOR_EXPIRED_S: Final = 1.0
 
 
@@ -94,13 +96,13 @@ class Feeder:
         )
         self._next_look_for_expired: dict[str, float] = {}
         self._starts = _Starts()
+        self._marks: defaultdict[UUID, Marks] = defaultdict(Marks)
         self._swept = False
         self._recalled = False
 
     def begin(self) -> None:
         """This process leads from now on: others may have handed over until now."""
         self._recalled = False
-        self._hand_over.begin()
 
     def step(self) -> int:
         """Hand over what can start now; returns how many attempts were handed over.
@@ -112,6 +114,8 @@ class Feeder:
             return 0
         if not self._recalled:
             self._recall()
+            self._hand_over.forget()
+            self._marks.clear()
             self._recalled = True
         return sum(self._serve(connector) for connector in self._connectors.values())
 
@@ -150,9 +154,9 @@ class Feeder:
         return self._db.read(read)
 
     def _reclaim(self, connector: Connector) -> list[AttemptOfJob]:
+        some_are_free = self._hand_over.free_some(connector.name)
         now, ticks = self._clock(), self._ticks()
-        due = ticks >= self._next_look_for_expired.get(connector.name, ticks)
-        if not (self._hand_over.free_some(connector.name) or due):
+        if not some_are_free and ticks < self._next_look_for_expired.get(connector.name, ticks):
             return []
         self._next_look_for_expired[connector.name] = ticks + _LOOK_FOR_EXPIRED_S
         if not self._db.read(lambda conn: claims.any_expired(conn, connector.name, now)):
@@ -161,6 +165,7 @@ class Feeder:
             lambda conn: claims.reclaim(
                 conn,
                 connector.name,
+                but=self._hand_over.held_back(connector.name),
                 token=new_id(),
                 now=now,
                 expires_at=now + self._pace.claim_ttl_s,
@@ -242,12 +247,12 @@ class Feeder:
         )
         # One, to hear whether it is taken now: the others would leave the queue, and its order,
         # for nothing.
-        at_once = 1 if self._hand_over.is_refused(group.connector, group.name) else pace.at_once
+        at_once = 1 if self._hand_over.is_held_up(group.connector, group.name) else pace.at_once
         if pace.running_per_group:
             total = sum(one.attempts for one in under_way.values())
             at_once = min(at_once, pace.running_per_group - total)
         return choose(
-            partial(queue_db.levels, conn, group.id, now),
+            partial(queue_db.levels, conn, group.id, now, marks=self._marks[group.id]),
             members=members_of(under_way, shares, now=now, half_life_s=pace.half_life_s),
             slots=slots,
             room=room,

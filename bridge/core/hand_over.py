@@ -33,11 +33,13 @@ from bridge.points import Point
 
 _log = log.get(__name__)
 
+# By then an attempt whose calls failed has been canceled, or it is worth another try.
+_TRIED_S: Final = 3600.0
 _AVOIDED: Final = 16  # machines that an attempt is asked to avoid for others: it is only a wish
 
 
-class _Refused:
-    """A group of which nothing is taken: attempts that were tried, and their claims."""
+class _HeldUp:
+    """A group of which the scheduler takes nothing, for now: attempts to try, and their claims."""
 
     def __init__(self) -> None:
         self.claims: dict[UUID, UUID] = {}
@@ -74,24 +76,30 @@ class HandOver:
         self._patience = patience
         self._clock = clock
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hand-over")
-        self._refused: dict[tuple[str, str], _Refused] = {}  # by scheduler and group
-        self._tried_again: set[UUID] = set()  # attempts, since others of their group were taken
+        self._held_up: dict[tuple[str, str], _HeldUp] = {}  # by scheduler and group
+        # Attempts since others of their group were taken, and when that was.
+        self._tried_again: dict[UUID, float] = {}
 
-    def begin(self) -> None:
-        """This process leads from now on: nothing is known to be refused."""
-        self._refused.clear()
+    def forget(self) -> None:
+        """Another process has led meanwhile: nothing is known to be held up."""
+        self._held_up.clear()
         self._tried_again.clear()
 
-    def is_refused(self, connector: str, group: str) -> bool:
+    def is_held_up(self, connector: str, group: str) -> bool:
         """Whether the last calls for a group failed: the scheduler could not be asked."""
-        return (connector, group) in self._refused
+        return (connector, group) in self._held_up
+
+    def held_back(self, connector: str) -> list[UUID]:
+        """Attempts whose turn to be tried has not come, even if their claims have run out."""
+        of_it = (group.claims for (name, _), group in self._held_up.items() if name == connector)
+        return [attempt for some in of_it for attempt in some]
 
     def free_some(self, connector: str) -> bool:
-        """Let somebody take one claim of each group that was refused and may ask again; whether
+        """Let somebody take one claim of each group that is held up and may ask again; whether
         there is one.
         """
         claimed: dict[UUID, UUID] = {}
-        for (name, place), group in self._refused.items():
+        for (name, place), group in self._held_up.items():
             if name == connector and not self._patience.waits(name, Act.FEED, place):
                 claimed |= group.turn()
         self._let_go(claimed)
@@ -114,7 +122,7 @@ class HandOver:
         if not claimed:
             return 0
         groups = self._groups_of(claimed)
-        calls: list[Future[int]] = []
+        calls: list[Future[int | None]] = []
         for one in claimed:
             others = avoid.get(one.job.id, ())[:_AVOIDED]
             group = groups[one.job.group_id]
@@ -130,22 +138,24 @@ class HandOver:
         for place, one, said in zip(places, claimed, heard, strict=True):
             if isinstance(said, ConnectorUnavailable):
                 self._failed(connector.name, place, one.attempt, said)
-            else:
-                self._tried_again.discard(one.attempt.id)
+            elif said is not None:
+                self._tried_again.pop(one.attempt.id, None)
         return sum(said for said in heard if isinstance(said, int))
 
     def _worked(self, connector: str, place: str) -> None:
         self._patience.worked(connector, Act.FEED, place)
-        if (group := self._refused.pop((connector, place), None)) is not None:
+        if (group := self._held_up.pop((connector, place), None)) is not None:
             self._let_go(group.claims)
-            self._tried_again |= group.claims.keys()
+            now = self._clock()
+            kept = {one: at for one, at in self._tried_again.items() if now - at < _TRIED_S}
+            self._tried_again = kept | dict.fromkeys(group.claims, now)
 
     def _failed(
         self, connector: str, place: str, attempt: Attempt, away: ConnectorUnavailable
     ) -> None:
         self._patience.failed(connector, Act.FEED, away, place)
+        group = self._held_up.setdefault((connector, place), _HeldUp())
         if attempt.claim_token is not None and attempt.id not in self._tried_again:
-            group = self._refused.setdefault((connector, place), _Refused())
             group.claims[attempt.id] = attempt.claim_token
 
     def _let_go(self, claimed: Mapping[UUID, UUID]) -> None:
@@ -167,14 +177,14 @@ class HandOver:
         one: AttemptOfJob,
         group: Group,
         avoid: tuple[str, ...],
-    ) -> int:
+    ) -> int | None:
         token = one.attempt.claim_token
         assert token is not None
         points.reach(Point.HAND_OVER_BEFORE_CALL)
         if not _holds(one.attempt, self._clock()):
             # We were paused, or waited long for a thread. By now the attempt may have been
             # taken over, have ended, and be forgotten: a call would run it once more.
-            return 0
+            return None
         try:
             connector.submit(spec_of(one, group, (*self._failed_on(one), *avoid)))
         except JobRejected as exc:
@@ -223,18 +233,19 @@ class HandOver:
 
 
 def _heard(
-    call: Future[int], one: AttemptOfJob, connector: str
+    call: Future[int | None], one: AttemptOfJob, connector: str
 ) -> int | ConnectorUnavailable | None:
-    """How many it handed over, or why it could not be asked; None for a fault of ours."""
+    """How many it handed over, or why the scheduler could not be asked; None: it was not."""
     try:
         return call.result()
     except ConnectorUnavailable as away:
         return away
     except BridgeError:  # the lease is lost, or the database is away
         raise
-    except Exception:  # noqa: BLE001 (no other is held up; its claim runs out)
+    except Exception as fault:  # noqa: BLE001 (a fault of ours holds up one group, not all)
         _log.exception("action=submit job=%s connector=%s", one.job.id, connector)
-        return None
+        words = f"the hand-over met a fault of this program ({type(fault).__name__})"
+        return ConnectorUnavailable(words, "Its log says more; please report it.", narrow=True)
 
 
 def _holds(claimed: Attempt, now: float) -> bool:

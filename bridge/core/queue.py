@@ -21,8 +21,9 @@ from uuid import UUID
 
 import msgspec
 
-from bridge.connectors.base import Machine, Room
-from bridge.db.queue import EVERY_SIZE, Level, Line, Sizes, UnderWay, Waiting, fits
+from bridge.connectors.base import Room
+from bridge.db.queue import Level, Line, UnderWay, Waiting
+from bridge.models.sizes import ANY_SIZE, Sizes
 from bridge.models.usage import Share
 
 __all__ = [
@@ -43,8 +44,8 @@ __all__ = [
 # least use would get everything at once.
 _NOMINAL_S: Final = 60.0
 # Jobs without a place now, before the rest of a line, and then of a pass, is left alone: each
-# pass reads them anew. Of a line more than are read at once: these may have been to fit.
-_OF_A_LINE: Final = 128
+# pass reads them anew.
+_OF_A_LINE: Final = 50
 _OF_A_PASS: Final = 1000
 
 
@@ -86,8 +87,8 @@ def reserve(starts_per_s: float, bounds: Reserve) -> int:
 
 
 # Levels by falling priority, each with a line for each member who waits there; that gives the
-# member's jobs, oldest first, and is read only as far as needed. Jobs may be left out that fit
-# none of the sizes, which are asked for again now and then.
+# member's jobs, oldest first, and is read only as far as needed. Jobs are left out that fit
+# none of the sizes, which are asked for anew for each.
 Levels = Callable[[Callable[[], Sizes]], Iterable[Level]]
 
 
@@ -107,7 +108,8 @@ class _Place:
         self._room = room
         self._reserve = slots if room is None or room.queues else 0
         self._slots = at_once if room is None else min(at_once, room.slots)
-        self._sizes = self._worth_reading()
+        self._ready = _ready(room)
+        self._sizes = self._that_matter()
 
     def is_full(self) -> bool:
         """Whether nothing goes any more, whatever its size."""
@@ -117,17 +119,17 @@ class _Place:
         """What fits none of these neither gets a place now nor keeps a machine."""
         return self._sizes
 
-    def matters(self, job: Waiting) -> bool:
-        """Whether it fits one of ``sizes``."""
-        return fits(self._sizes, job.cores, job.memory_mb)
+    def may_come(self, job: Waiting) -> bool:
+        """Whether a place for it may become free on the machines that are ready."""
+        return self._ready.hold(job.cores, job.memory_mb)
 
-    def _worth_reading(self) -> Sizes:
+    def _that_matter(self) -> Sizes:
         room = self._room
         if room is None or room.complete:
-            return EVERY_SIZE
+            return ANY_SIZE
         # With a place in the reserve a job may wait for a machine that others wait for, too.
-        return _largest(
-            one
+        return Sizes.of(
+            (one.cores, one.memory_mb)
             for one in room.machines
             if one.ready and (self._reserve > 0 or one.cores_free > 0 or not one.kept)
         )
@@ -140,10 +142,10 @@ class _Place:
             self._room = left
         elif self._is_refused(job):
             pass  # by the scheduler, in its words
-        elif self._reserve > 0 and _may_come(self._room, job) and not self._overtakes(job):
+        elif self._reserve > 0 and self.may_come(job) and not self._overtakes(job):
             self._reserve -= 1
             self._room = self._room and self._room.after_wait(*size)
-            self._sizes = self._worth_reading()
+            self._sizes = self._that_matter()
         else:
             return None
         self._slots -= 1
@@ -155,10 +157,10 @@ class _Place:
         self._room = self._room and self._room.kept_for(job.cores, job.memory_mb)
         if self._room is None or not self._room.has_free:
             self._slots = 0
-        self._sizes = self._worth_reading()
+        self._sizes = self._that_matter()
 
     def _is_refused(self, job: Waiting) -> bool:
-        return self._room is not None and self._room.complete and not _may_come(self._room, job)
+        return self._room is not None and self._room.complete and not self.may_come(job)
 
     def _overtakes(self, job: Waiting) -> bool:
         """Whether it could start before one that waits at the scheduler for more than it needs:
@@ -170,19 +172,11 @@ class _Place:
         )
 
 
-def _may_come(room: Room | None, job: Waiting) -> bool:
-    return room is None or any(
-        one.ready and one.holds(job.cores, job.memory_mb) for one in room.machines
-    )
-
-
-def _largest(machines: Iterable[Machine]) -> Sizes:
-    """Their sizes, without those that are not larger than another one in anything."""
-    found: list[tuple[int, int]] = []
-    for cores, memory_mb in sorted(((one.cores, one.memory_mb) for one in machines), reverse=True):
-        if not found or memory_mb > found[-1][1]:
-            found.append((cores, memory_mb))
-    return tuple(found)
+def _ready(room: Room | None) -> Sizes:
+    """Sizes of the machines that are ready; any where no room is known."""
+    if room is None:
+        return ANY_SIZE
+    return Sizes.of((one.cores, one.memory_mb) for one in room.machines if one.ready)
 
 
 class _Tally:
@@ -245,7 +239,7 @@ def choose(
                 now.append(chosen)
                 tally.took(job)
             else:
-                if place.matters(job):
+                if place.may_come(job):
                     place.keep(job)
                 if tally.passed_over(job):
                     return tuple(now)
@@ -266,13 +260,13 @@ def ahead(
     """By user: the jobs that would go before ``job`` if all went now, counted up to ``at_most``.
 
     Arguments as for ``choose``, but of the job's owner all elder ones count. What no machine of
-    ``room`` could hold, where that is known, is not before anything.
+    ``room`` could hold is not before anything, where some machine is ready.
     ``job`` need not be in a line, as one that is held is not.
     """
     counts: Counter[UUID] = Counter()
     tally = _Tally(members, per_user)
-    sizes = EVERY_SIZE if room is None else _largest(one for one in room.machines if one.ready)
-    for level in _down_to(job.priority, levels(lambda: sizes)):
+    ready = _ready(room if room and room.ready else None)
+    for level in _down_to(job.priority, levels(lambda: ANY_SIZE)):
         here = [
             line if line.user_id == job.user_id else tally.bounded(line) for line in level.lines
         ]
@@ -281,7 +275,7 @@ def ahead(
         for one in _fair(here, tally.use):
             if one.id == job.id or counts.total() >= at_most:
                 return counts
-            if _may_come(room, one):
+            if ready.hold(one.cores, one.memory_mb):
                 counts[one.user_id] += 1
                 tally.took(one)
             elif tally.passed_over(one):

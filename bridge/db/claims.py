@@ -7,7 +7,7 @@ guarded by the claim token: no row updated means somebody else took over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -24,6 +24,7 @@ from bridge.models.job import Job
 
 # Clocks of processes differ by less than this, seconds.
 CLOCKS_DIFFER_S: Final = 60.0
+# In the order of _new_row; the other columns start as NULL.
 _CLAIM: Final = Insertion(
     attempts,
     (
@@ -124,16 +125,26 @@ def any_expired(conn: Connection, connector: str, now: float) -> bool:
 
 
 def reclaim(
-    conn: Connection, connector: str, *, token: UUID, now: float, expires_at: float, limit: int
+    conn: Connection,
+    connector: str,
+    *,
+    but: Collection[UUID] = (),
+    token: UUID,
+    now: float,
+    expires_at: float,
+    limit: int,
 ) -> list[AttemptOfJob]:
-    """Take over expired claims, oldest first; each goes to one taker."""
+    """Take over expired claims, oldest first; each goes to one taker. Attempts ``but`` are
+    left alone.
+    """
     # From here on they are as any that ran out, also to whoever looks at what is to stop.
     conn.execute(
         update(attempts)
         .where(_claimed(connector), _of_a_later_clock(now))
         .values(claimed_at=now, claim_expires_at=now)
     )
-    expired = and_(_claimed(connector), _expired(now))
+    free = attempts.c.id.not_in([one.bytes for one in but])
+    expired = and_(_claimed(connector), _expired(now), free)
     oldest = select(attempts.c.id).where(expired).order_by(attempts.c.id).limit(limit)
     rows = conn.execute(
         update(attempts)

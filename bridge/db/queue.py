@@ -32,18 +32,18 @@ from bridge.db.statements import Prepared
 from bridge.db.tables import groups, is_under_way, is_waiting, jobs
 from bridge.models.ids import of_bytes
 from bridge.models.job import JobState
+from bridge.models.sizes import ANY_SIZE, Sizes
 
 # Jobs of one user that are read at once: of most users who wait few are taken. The fewest
 # are read of all users with one statement.
 _FEWEST: Final = 2
 _MOST: Final = 64
+# Jobs that fit nothing: those of a level that one pass reads, and of a line at once. A line in
+# which something fits, or nothing does, is read from its beginning every _AGAIN_S seconds.
+_IN_VAIN: Final = 10_000
+_MOST_IN_VAIN: Final = 512
+_AGAIN_S: Final = 60.0
 _ABOVE_ALL: Final = 2**31 - 1  # no priority is as high
-
-
-# Cores and memory (MiB) of machines.
-Sizes = Sequence[tuple[int, int]]
-EVERY_SIZE: Final[Sizes] = ((2**31 - 1, 2**31 - 1),)
-_SIZES: Final = 4  # that one statement tells apart
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -125,16 +125,6 @@ _OF_PRIORITY: Final = and_(_WAITING, jobs.c.priority == bindparam("priority"))
 _IN_TIME: Final = or_(jobs.c.not_before.is_(None), jobs.c.not_before <= bindparam("now"))
 
 
-_CORES: Final = [f"cores_{at}" for at in range(_SIZES)]
-_MEMORY: Final = [f"memory_mb_{at}" for at in range(_SIZES)]
-_FITS: Final = or_(
-    *(
-        and_(jobs.c.cores <= bindparam(cores), jobs.c.memory_mb <= bindparam(memory_mb))
-        for cores, memory_mb in zip(_CORES, _MEMORY, strict=True)
-    )
-)
-
-
 def _heads() -> Prepared:
     """The oldest jobs of each user: a look into the index for each user, however many jobs
     they have, and one statement for all of them.
@@ -184,7 +174,6 @@ _JOBS: Final = Prepared(
         jobs.c.user_id == bindparam("user_id"),
         jobs.c.id > bindparam("after"),
         _IN_TIME,
-        _FITS,
     )
     .order_by(jobs.c.id)
     .limit(bindparam("most"))
@@ -196,18 +185,55 @@ def groups_waiting(conn: Connection) -> list[UUID]:
     return [of_bytes(row[0]) for row in _GROUPS.all(conn)]
 
 
+class Marks:
+    """How far lines of a group were read in vain: of a line with very many jobs that fit
+    nothing each pass reads some, and the next one goes on from there.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[bytes, int], _Mark] = {}
+
+    def after(self, user: bytes, priority: int, sizes: Sizes, now: float) -> bytes:
+        """The job up to which nothing in a line fits these sizes; empty: none is known."""
+        mark = self._found.get((user, priority))
+        return mark.at if mark and now < mark.until and sizes.within(mark.sizes) else b""
+
+    def note(self, user: bytes, priority: int, sizes: Sizes, at: bytes) -> None:
+        """Nothing up to the job ``at`` fits these sizes."""
+        self._found[user, priority] = _Mark(at, sizes)
+
+    def settle(self, user: bytes, priority: int, until: float) -> None:
+        """Something fits behind the mark, or nothing does. What comes back to the queue may be
+        older than the mark: after ``until`` the line is read from its beginning again.
+        """
+        mark = self._found.get((user, priority))
+        if mark:
+            mark.until = min(mark.until, until)
+
+
+class _Mark(msgspec.Struct):
+    at: bytes
+    sizes: Sizes
+    until: float = math.inf
+
+
 def levels(
-    conn: Connection, group_id: UUID, now: float, sizes: Callable[[], Sizes]
+    conn: Connection,
+    group_id: UUID,
+    now: float,
+    sizes: Callable[[], Sizes] = lambda: ANY_SIZE,
+    marks: Marks | None = None,
 ) -> Iterator[Level]:
     """Who waits in a group, by falling priority; valid within the transaction of ``conn``.
 
-    Jobs that fit none of ``sizes``, which is asked whenever more are read, are left out as far
-    as they were not read before: there may be many.
+    Jobs that fit none of ``sizes``, which is asked for each, are left out; of very many that
+    do not, only some are read.
     """
     below = _ABOVE_ALL
+    marks = marks or Marks()
     while found := _NEXT_PRIORITY.first(conn, group_id=group_id.bytes, below=below):
         below = found[0]
-        yield Level(below, _Lines(conn, group_id, below, now, sizes).read())
+        yield Level(below, _Lines(conn, group_id, below, now, sizes, marks).read())
 
 
 def under_way(
@@ -235,44 +261,43 @@ class _Lines:
         priority: int,
         now: float,
         sizes: Callable[[], Sizes],
+        marks: Marks,
     ) -> None:
         self._conn = conn
         self._priority = priority
+        self._now = now
         self._where = {"group_id": group_id.bytes, "priority": priority, "now": now}
         self._sizes = sizes
+        self._marks = marks
 
     def read(self) -> list[Line]:
         """Of each user who waits; of most only the heads are ever read."""
         heads = itertools.groupby(_HEADS.all(self._conn, **self._where), itemgetter(0))
         lines = [(user, list(rows)) for user, rows in heads]
-        return [Line(of_bytes(user), self._jobs(user, rows)) for user, rows in lines]
+        in_vain = max(_IN_VAIN // max(len(lines), 1), _MOST)
+        return [Line(of_bytes(user), self._jobs(user, rows, in_vain)) for user, rows in lines]
 
-    def _jobs(self, user: bytes, heads: list[Sequence[Any]]) -> Iterator[Waiting]:
-        user_id, rows, most = of_bytes(user), heads, _FEWEST
-        while True:
+    def _jobs(self, user: bytes, heads: list[Sequence[Any]], in_vain: int) -> Iterator[Waiting]:
+        rows, most, sizes = heads, _FEWEST, self._sizes
+        line = (user, self._priority)
+        fits_none = True
+        while rows:
             for _, job_id, cores, memory_mb in rows:
-                if rows is not heads or fits(self._sizes(), cores, memory_mb):
-                    yield Waiting(of_bytes(job_id), user_id, self._priority, cores, memory_mb)
-            if len(rows) < most:
-                return
-            most = min(2 * most, _MOST)
-            bounds = _bounds(self._sizes())
-            more = {"user_id": user, "after": rows[-1][1], "most": most}
-            rows = _JOBS.all(self._conn, **self._where, **bounds, **more)
-
-
-def fits(sizes: Sizes, cores: int, memory_mb: int) -> bool:
-    """Whether so much fits one of them."""
-    return any(cores <= most_cores and memory_mb <= most_mb for most_cores, most_mb in sizes)
-
-
-def _bounds(sizes: Sizes) -> dict[str, int]:
-    """What ``_FITS`` asks for. Of more sizes than it tells apart, the last become one that is
-    as large as any of them in both.
-    """
-    told, rest = sizes[: _SIZES - 1], sizes[_SIZES - 1 :]
-    last = [tuple(map(max, zip(*rest, strict=True)))] if rest else []
-    bounds = dict.fromkeys((*_CORES, *_MEMORY), -1)
-    for at, (cores, memory_mb) in enumerate([*told, *last]):
-        bounds |= {_CORES[at]: cores, _MEMORY[at]: memory_mb}
-    return bounds
+                if sizes().hold(cores, memory_mb):
+                    self._marks.settle(*line, self._now + _AGAIN_S)
+                    yield Waiting(of_bytes(job_id), of_bytes(user), *line[1:], cores, memory_mb)
+                    # Where it fits all the same it was taken, unless the claim fails.
+                    fits_none = fits_none and not sizes().hold(cores, memory_mb)
+                else:
+                    in_vain -= 1
+            after = rows[-1][1]
+            if in_vain <= 0 and fits_none:
+                self._marks.note(*line, sizes(), after)
+            if in_vain <= 0 or len(rows) < most:
+                break
+            if rows is heads:
+                after = max(after, self._marks.after(*line, sizes(), self._now))
+            most = min(2 * most, _MOST if fits_none is False else _MOST_IN_VAIN)
+            rows = _JOBS.all(self._conn, **self._where, user_id=user, after=after, most=most)
+        if len(rows) < most:
+            self._marks.settle(*line, self._now + _AGAIN_S)

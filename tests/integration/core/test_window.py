@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,12 +11,13 @@ import pytest
 from bridge.connectors.base import Machine, Room
 from bridge.core.feeder import Feeder, Pace
 from bridge.core.queue import Reserve
-from bridge.db.engine import Database
+from bridge.db import queue
+from bridge.db.engine import Connection, Database
 from bridge.errors import ConnectorUnavailable
 from bridge.models.attempt import AttemptSpec, Cause, Observed
 from bridge.models.identity import Caller
 from bridge.models.job import Job, JobState
-from tests.integration.core.conftest import House
+from tests.integration.core.conftest import Clock, House
 from tests.support.fake_connector import FakeConnector
 
 CORES = 8
@@ -29,6 +30,8 @@ class Pool(FakeConnector):
 
     def __init__(self) -> None:
         super().__init__()
+        self.calls = 0
+        self.cores = CORES
         self.refuses: set[str] = set()  # namespaces, to register in
         self.narrow = True
 
@@ -36,13 +39,14 @@ class Pool(FakeConnector):
         """Of all groups together."""
         self._ask()
         alive = [h for h, seen in self.shown.items() if seen.state is not Observed.ENDED]
-        free = max(CORES - sum(self.specs[handle].cores for handle in alive), 0)
+        free = max(self.cores - sum(self.specs[handle].cores for handle in alive), 0)
         one = Machine(
-            name="m", cores=CORES, memory_mb=99_999, cores_free=free, memory_free_mb=99_999
+            name="m", cores=self.cores, memory_mb=99_999, cores_free=free, memory_free_mb=99_999
         )
         return Room(slots=9999, machines=(one,), queues=True)
 
     def submit(self, spec: AttemptSpec) -> None:
+        self.calls += 1
         if spec.handle.namespace in self.refuses:
             raise ConnectorUnavailable("500 to register", retry_after=1.0, narrow=self.narrow)
         super().submit(spec)
@@ -51,6 +55,21 @@ class Pool(FakeConnector):
 @pytest.fixture
 def scheduler() -> Pool:
     return Pool()
+
+
+class Ticking(Clock):
+    """It moves between any two looks."""
+
+    def __call__(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+
+@pytest.fixture
+def house(db: Database, scheduler: Pool) -> Iterator[House]:
+    built = House(db, clock=Ticking(), scheduler=scheduler)
+    yield built
+    built.feeder.close()
 
 
 @pytest.fixture
@@ -91,16 +110,20 @@ def states(house: House, jobs: list[Job]) -> Counter[JobState]:
 class TestWhileNothingIsTaken:
     @pytest.mark.parametrize("narrow", [True, False])
     def test_no_more_leave_the_queue(self, house: House, scheduler: Pool, narrow: bool) -> None:
-        jobs = [house.submit() for _ in range(100)]
+        jobs = [house.submit() for _ in range(150)]
         scheduler.refuses, scheduler.narrow = {"g-lab"}, narrow
-        for _ in range(150):
+        calls = []
+        for _ in range(450):
+            scheduler.calls = 0
             house.step()
             house.pass_time(0.3)
+            calls.append(scheduler.calls)
         left = states(house, jobs)[JobState.SUBMITTED]
         fits = CORES + Reserve().least
-        assert fits <= left <= fits + 20  # now and then another one is tried
+        assert fits <= left <= fits + 70  # by turns with those that left, another one is tried
+        assert (max(calls[1:]), calls[0]) == (1, fits)  # also when their claims have run out
         scheduler.refuses = set()
-        for _ in range(2):
+        for _ in range(6):
             house.pass_time(1.5)
             house.step()
         taken = {spec.job_id for spec in scheduler.specs.values()}
@@ -132,11 +155,46 @@ class TestWhileNothingIsTaken:
         scheduler.before_submit = call
         house.step()
         others = [house.submit() for _ in range(CORES)]
-        for _ in range(4):
+        for _ in range(8):
             house.pass_time(1.5)
             house.step()
         assert states(house, others) == {JobState.SUBMITTED: len(others)}
         assert len(scheduler.submits) == len(others)
+
+    def test_a_call_that_was_not_made_tells_nothing(self, house: House, scheduler: Pool) -> None:
+        """Their claims ran out while others were waited for."""
+        jobs = [house.submit() for _ in range(9)]
+
+        def hang(spec: AttemptSpec) -> None:
+            house.pass_time(61)
+            raise ConnectorUnavailable("no answer", retry_after=1.0)
+
+        scheduler.before_submit = hang
+        house.step()
+        for _ in range(20):
+            scheduler.calls = 0
+            house.pass_time(2)
+            house.step()
+            assert scheduler.calls <= 1
+        scheduler.before_submit = lambda spec: None
+        for _ in range(4):
+            house.pass_time(2)
+            house.step()
+        assert states(house, jobs) == {JobState.SUBMITTED: len(jobs)}
+
+    def test_a_fault_of_ours_empties_no_queue(self, house: House, scheduler: Pool) -> None:
+        jobs = [house.submit() for _ in range(60)]
+
+        def fault(spec: AttemptSpec) -> None:
+            raise TypeError("our own")
+
+        scheduler.before_submit = fault
+        for _ in range(30):
+            house.pass_time(0.5)
+            house.step()
+        assert states(house, jobs)[JobState.SUBMITTED] <= CORES + Reserve().least + 3
+        sentence = house.jobs.explain(house.ada, jobs[0].id).sentence
+        assert "a fault of this program (TypeError)" in sentence
 
     def test_what_is_canceled_meanwhile_is_not_handed_over(
         self, house: House, scheduler: Pool
@@ -213,6 +271,70 @@ class TestLimits:
 
 
 class TestWhatFitsNoMachine:
+    @pytest.fixture
+    def read(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """How many rows of lines each statement gave; of few, a pass reads no more."""
+        monkeypatch.setattr(queue, "_IN_VAIN", 40)
+        monkeypatch.setattr(queue, "_MOST", 8)
+        monkeypatch.setattr(queue, "_MOST_IN_VAIN", 16)
+        counted: list[int] = []
+        every = queue._JOBS.all
+
+        def all_of(conn: Connection, **values: object) -> list[Sequence[Any]]:
+            rows = every(conn, **values)
+            counted.append(len(rows))
+            return rows
+
+        monkeypatch.setattr(queue._JOBS, "all", all_of)
+        return counted
+
+    def test_of_very_many_a_pass_reads_some(self, house: House, read: list[int]) -> None:
+        for _ in range(300):
+            house.submit(cores=CORES + 1)
+        small = house.submit()
+        passes = 0
+        while house.job(small).state is JobState.RECEIVED:
+            read.clear()
+            house.pass_time(0.5)
+            house.step()
+            passes += 1
+            assert sum(read) <= 40 + 16
+            assert passes <= 12
+        # It goes on from there for what comes later, and soon begins anew.
+        later, old = house.submit(), house.submit(cores=CORES + 1)
+        for _ in range(2):
+            house.pass_time(0.5)
+            house.step()
+        assert house.job(later).state is JobState.SUBMITTED
+        assert house.job(old).state is JobState.RECEIVED
+
+    def test_what_comes_back_is_found(self, house: House, read: list[int]) -> None:
+        for _ in range(100):
+            house.submit(cores=CORES + 1)
+        held = house.submit(hold=True)
+        for _ in range(100):
+            house.submit(cores=CORES + 1)
+        for _ in range(20):
+            house.pass_time(0.5)
+            house.step()
+        house.jobs.release(house.ada, held.id)
+        for _ in range(140):
+            house.pass_time(0.5)
+            house.step()
+        assert house.job(held).state is JobState.SUBMITTED
+
+    def test_a_larger_machine_begins_anew(
+        self, house: House, scheduler: Pool, read: list[int]
+    ) -> None:
+        large = [house.submit(cores=2 * CORES) for _ in range(100)]
+        for _ in range(10):
+            house.pass_time(0.5)
+            house.step()
+        scheduler.cores = 2 * CORES
+        house.pass_time(0.5)
+        house.step()
+        assert house.job(large[0]).state is JobState.SUBMITTED
+
     @pytest.mark.parametrize("how", ["mine", "others"])
     def test_holds_up_nobody(self, house: House, db: Database, how: str) -> None:
         eve = house.add_user("eve")

@@ -88,7 +88,7 @@ def waiting(conn: Connection, group_id: UUID) -> list[Waiting]:
     """All that may start, line by line."""
     return [
         job
-        for level in queue.levels(conn, group_id, NOW, lambda: queue.EVERY_SIZE)
+        for level in queue.levels(conn, group_id, NOW)
         for line in level.lines
         for job in line.jobs
     ]
