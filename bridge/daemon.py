@@ -10,6 +10,7 @@ from typing import Final
 
 from bridge import log
 from bridge.app import Bridge, build
+from bridge.backoff import doubled
 from bridge.config import Config
 from bridge.errors import BridgeError, DatabaseReplaced
 from bridge.server import HttpServer, create_app
@@ -25,7 +26,6 @@ _TELL_EVERY_S: Final = 1.0
 _LOOK_FOR_UNCONFIGURED_EVERY_S: Final = 60.0
 _ARCHIVE_EVERY_S: Final = 300.0
 _LONGEST_BACK_OFF_S: Final = 30.0
-_DOUBLED_AT_MOST: Final = 16  # times, after as many faults in a row
 _LOOKS_PER_LEASE: Final = 4
 # Woken by every submission, a loop would go round and round beside those who submit.
 _BREATH_S: Final = 0.02
@@ -71,10 +71,7 @@ class Loop(threading.Thread):
 
     def pause_s(self, faults: int) -> float:
         """How long it waits after as many faults in a row."""
-        if not faults:
-            return self._interval
-        longer = self._interval * 2.0 ** min(faults, _DOUBLED_AT_MOST)  # beyond 1023 it is no float
-        return max(self._interval, min(longer, self._longest_back_off))
+        return doubled(self._interval, faults, self._longest_back_off)
 
     def _wait(self, seconds: float, faults: int) -> None:
         if faults:

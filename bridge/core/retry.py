@@ -14,16 +14,14 @@ from typing import Final
 
 import msgspec
 
+from bridge.backoff import doubled
 from bridge.core.verdict import End
 from bridge.models.attempt import Attempt, Cause
 from bridge.models.job import Job, JobState
 
 # Faults of machines and services.
 WORTH_ANOTHER: Final = frozenset({Cause.NODE_LOST, Cause.STORAGE, Cause.INTERNAL})
-
-
 _LONGEST_DELAY_S: Final = 3600.0
-_DOUBLED_AT_MOST: Final = 16
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -52,13 +50,8 @@ def follow_up(job: Job, end: End, *, now: float, rules: Rules) -> End:
     if not free and (end.cause not in WORTH_ANOTHER or job.retries >= rules.retries):
         return end
     words = f"{end.reason or end.cause}; trying again"
-    not_before = None if free else now + _delay_s(job, rules)
+    not_before = None if free else now + doubled(rules.delay_s, job.retries, _LONGEST_DELAY_S)
     return _again(end, reason=words, retried=not free, not_before=not_before)
-
-
-def _delay_s(job: Job, rules: Rules) -> float:
-    doubled = rules.delay_s * 2.0 ** min(job.retries, _DOUBLED_AT_MOST)
-    return max(rules.delay_s, min(doubled, _LONGEST_DELAY_S))
 
 
 def failed_on(earlier: Iterable[Attempt]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import urllib3
 from msgspec import Struct
 
 from bridge import log
+from bridge.backoff import doubled
 from bridge.connectors.nomad.client import NomadClient
 from bridge.connectors.nomad.event_lines import EventReader
 from bridge.errors import BridgeError, ConnectorUnavailable
@@ -234,7 +235,7 @@ class _Stream(threading.Thread):
             _log.info("action=watch namespace=%s events=again", self._namespace)
 
     def _delay(self, failures: int) -> float:
-        doubled = self._pace.first_delay_s * 2.0 ** min(failures - 1, 20)
+        pace = self._pace
         # So that many bridges do not come back at the same moment.
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
-        return min(doubled, self._pace.longest_delay_s) * jitter
+        return doubled(pace.first_delay_s, failures - 1, pace.longest_delay_s) * jitter
