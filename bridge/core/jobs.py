@@ -79,7 +79,8 @@ class Jobs:
         ids: Sequence[UUID] | None = None,
     ) -> list[UUID | Refused]:
         user = require_user(caller)
-        self._refuse_unserved(caller.group)
+        self._refuse_without_nodes(caller.group)
+        self._refuse_unconfigured(caller.group)
         good = [item for item in items if isinstance(item, NewJob)]
         if not good:
             return [item for item in items if isinstance(item, Refused)]
@@ -101,12 +102,14 @@ class Jobs:
         answers = iter(stored)
         return [item if isinstance(item, Refused) else _answer(next(answers)) for item in items]
 
-    def _refuse_unserved(self, group: Group) -> None:
+    def _refuse_without_nodes(self, group: Group) -> None:
         if not group.has_compute_secret:
             raise NotReady(
                 "The group has no compute secret yet, so it has no nodes.",
                 "An admin sets it up: nomad-bridge compute-secret rotate.",
             )
+
+    def _refuse_unconfigured(self, group: Group) -> None:
         if self._connectors is not None and group.connector not in self._connectors:
             raise NotReady(
                 f"The group's jobs are run by the connector {group.connector}, for which this "

@@ -11,9 +11,9 @@ from functools import partial
 
 from bridge import log
 from bridge.connectors.base import Finding
-from bridge.db import stranded
+from bridge.db import unconfigured
 from bridge.db.engine import Transactions
-from bridge.db.stranded import Stranded
+from bridge.db.unconfigured import UnconfiguredConnector
 from bridge.models.words import noun
 
 _log = log.get(__name__)
@@ -29,9 +29,9 @@ class Unconfigured:
 
     def findings(self) -> list[Finding]:
         """One for each such connector. Raises Unavailable."""
-        look = partial(stranded.at_others, configured=self._connectors)
+        look = partial(unconfigured.connectors, configured=self._connectors)
         return [
-            Finding(f"connector {one.connector}", False, _detail(one), _remedy(one), degrades=True)
+            Finding(f"connector {one.name}", False, _detail(one), _remedy(one), degrades=True)
             for one in self._db.read(look)
         ]
 
@@ -49,7 +49,7 @@ class Unconfigured:
         self._told = found
 
 
-def _detail(one: Stranded) -> str:
+def _detail(one: UnconfiguredConnector) -> str:
     parts = [
         f"{count:,} {noun(count, word)} {rest}"
         for count, word, rest in (
@@ -62,7 +62,7 @@ def _detail(one: Stranded) -> str:
     return f"it is not configured, and there {_is(one)} {_list(parts)}"
 
 
-def _is(one: Stranded) -> str:
+def _is(one: UnconfiguredConnector) -> str:
     first = one.groups or one.live or one.ended
     return "is" if first == 1 else "are"
 
@@ -72,9 +72,9 @@ def _list(parts: list[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _remedy(one: Stranded) -> str:
+def _remedy(one: UnconfiguredConnector) -> str:
     until = " until they have ended and are forgotten" if one.live or one.ended else ""
-    back = f"Name {one.connector} in `connectors` of the configuration again{until}."
+    back = f"Name {one.name} in `connectors` of the configuration again{until}."
     if not one.groups:
         return back
     return f"{back} `nomad-bridge groups move` lets another connector serve a group."

@@ -6,7 +6,7 @@ import pytest
 
 from bridge.core.unconfigured import Unconfigured
 from bridge.db.engine import Database
-from bridge.db.stranded import Stranded, at_others
+from bridge.db.unconfigured import UnconfiguredConnector, connectors
 from bridge.errors import NotFound
 from bridge.models.attempt import Observed
 from bridge.models.job import JobState
@@ -71,10 +71,10 @@ def test_each_connector_once(db: Database, house: House) -> None:
         house.submit()
         house.step()
         house.groups.move_group("lab", name)
-    others = db.read(lambda conn: at_others(conn, ["nomad"]))
-    assert [one.connector for one in others] == ["local", "slurm"]
-    assert others[1] == Stranded(connector="slurm", groups=1, live=0, ended=0)
-    assert db.read(lambda conn: at_others(conn, ["nomad", "slurm", "local"])) == []
+    others = db.read(lambda conn: connectors(conn, ["nomad"]))
+    assert [one.name for one in others] == ["local", "slurm"]
+    assert others[1] == UnconfiguredConnector(name="slurm", groups=1, live=0, ended=0)
+    assert db.read(lambda conn: connectors(conn, ["nomad", "slurm", "local"])) == []
 
 
 def test_it_is_logged_when_it_changes(house: House, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import event, text
 
-from bridge.db import attempts, claims, jobs, queue, selftests, sets, statements, stranded
+from bridge.db import attempts, claims, jobs, queue, selftests, sets, statements, unconfigured
 from bridge.db.engine import Connection
 from bridge.db.jobs import JobFilter
 from bridge.db.sets import JobSet
@@ -141,12 +141,12 @@ CASES: dict[str, tuple[Statement, str]] = {
         lambda conn, lab: attempts.live(conn, "local", now=NOW, after=None, limit=10),
         "ix_attempts_live",
     ),
-    "stranded": (
-        lambda conn, lab: stranded.at_others(conn, []),
+    "unconfigured": (
+        lambda conn, lab: unconfigured.connectors(conn, []),
         "ix_attempts_live",
     ),
-    "stranded ended ones": (
-        lambda conn, lab: stranded.at_others(conn, []),
+    "unconfigured ended ones": (
+        lambda conn, lab: unconfigured.connectors(conn, []),
         "ix_attempts_to_forget",
     ),
     "to_forget": (
