@@ -12,7 +12,7 @@ from flask import Blueprint, Response
 from bridge.api.decoding import answer
 from bridge.api.services import Finding
 
-# Anyone may ask, and an answer may cost a call to a scheduler.
+# Anyone may ask, and an answer costs some reads of the database.
 _FRESH_S: Final = 1.0
 
 
