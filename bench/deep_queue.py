@@ -4,6 +4,7 @@ For each fill, on a database of its own:
 
 - claim: one pass of the feeder, from its start until the next 100 jobs are chosen by the
   rules and their claims committed, with 1,000 attempts under way; the scheduler is not counted.
+- nothing fits: the same pass where no machine could hold any of the jobs.
 - ready: from the start of the service until ``/readyz`` answers 200.
 - read, page: requests over HTTP, while arrays of 1,000 jobs are poured in without a break.
 - memory: the most that the service ever had resident.
@@ -46,6 +47,7 @@ SCHEDULER = "bench"  # no service knows it, so what it was handed stays under wa
 
 BOUNDS = {
     "claim, median (ms)": 20.0,
+    "nothing fits, median (ms)": 20.0,
     "ready (s)": 3.0,
     "read by id, p99 (ms)": 5.0,
     "page, all states, p99 (ms)": 20.0,
@@ -60,17 +62,25 @@ BOUNDS = {
 class Roomy(FakeConnector):
     """Takes whatever it is handed and starts nothing."""
 
+    memory_mb = 1_000_000_000
+
     def room(self, namespace: str, node_pool: str) -> Room:  # noqa: ARG002
-        """More than anybody asks for."""
-        much = 1_000_000_000
-        one = Machine(name="all", cores=much, memory_mb=much, cores_free=much, memory_free_mb=much)
+        """More cores than anybody asks for."""
+        much, mb = 1_000_000_000, self.memory_mb
+        one = Machine(name="all", cores=much, memory_mb=mb, cores_free=much, memory_free_mb=mb)
         return Room(slots=much, machines=(one,), queues=True)
 
 
-def claims(db: Database) -> list[float]:
-    """Milliseconds of each pass, from its start until the claims are stored."""
+class Cramped(Roomy):
+    """No job fits it."""
+
+    memory_mb = 1
+
+
+def claims(db: Database, scheduler: Roomy, each: int) -> list[float]:
+    """Milliseconds of each pass, from its start until the claims are stored, ``each`` of them."""
     pace = Pace(reserve=Reserve(least=NEXT, most=NEXT), at_once=NEXT)
-    feeder = Feeder(db, {SCHEDULER: Roomy(SCHEDULER)}, prefix="bench-", pace=pace)
+    feeder = Feeder(db, {SCHEDULER: scheduler}, prefix="bench-", pace=pace)
     stored: list[float] = []
 
     def note(point: Point) -> None:
@@ -82,7 +92,7 @@ def claims(db: Database) -> list[float]:
         for _ in range(UNDER_WAY // NEXT + PASSES):
             start = time.perf_counter()
             count = feeder.step()
-            assert count == NEXT, count
+            assert count == each, count
             took.append((stored[-1] - start) * 1e3)
     feeder.close()
     return took[UNDER_WAY // NEXT :]
@@ -179,11 +189,16 @@ def measure(url: str, jobs: int) -> dict[str, float]:
     group = filled.fill(db, jobs)
     print(f"{jobs:,} jobs wait after {time.perf_counter() - start:.0f} s", flush=True)
     filled.use_connector(db, group, SCHEDULER)
-    passes = claims(db)
+    passes = claims(db, Roomy(SCHEDULER), NEXT)
+    in_vain = claims(db, Cramped(SCHEDULER), 0)
     filled.use_connector(db, group, "local")
     sample = filled.sample(db, group, 1000)
     db.close()
-    figures = {"claim, median (ms)": statistics.median(passes), "claim, worst (ms)": max(passes)}
+    figures = {
+        "claim, median (ms)": statistics.median(passes),
+        "claim, worst (ms)": max(passes),
+        "nothing fits, median (ms)": statistics.median(in_vain),
+    }
     # The claims stay: to the service the group runs all it may, so its feeder looks in vain.
     settings = {
         "NOMAD_BRIDGE_DATABASE_URL": url,
