@@ -292,7 +292,9 @@ class Life(Stored, RuleBasedStateMachine):
             expires_at = self.live.claim_expires_at or 0.0
             assert self.now >= expires_at + self.policy.call_deadline_s, "it may yet be handed over"
             return
-        absent = list(itertools.takewhile(lambda one: one[0] is seen.state, self.looks[::-1]))
+        # While a claim's call may be under way, "gone" says nothing.
+        alike = ABSENT if self.is_claimed() else {seen.state}
+        absent = list(itertools.takewhile(lambda one: one[0] in alike, self.looks[::-1]))
         assert self.now - absent[-1][1] >= GRACE_S[seen.state]
         *usual, last = _gaps([at for _, at in self.looks])
         assert last <= ASLEEP_S or max(usual, default=0) * 3 >= last, "it may be back"
