@@ -28,12 +28,12 @@ class Door:
 
     def close(self) -> None:
         """Nobody is there any more."""
-        if self._listener is not None:
-            with contextlib.suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._listener = None
         with self._lock:
+            listener, self._listener = self._listener, None
+            if listener is not None:
+                with contextlib.suppress(OSError):
+                    listener.shutdown(socket.SHUT_RDWR)
+                listener.close()
             for connection in self._connections:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
@@ -44,9 +44,9 @@ class Door:
                 near, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(near,), daemon=True).start()
+            threading.Thread(target=self._serve, args=(near, listener), daemon=True).start()
 
-    def _serve(self, near: socket.socket) -> None:
+    def _serve(self, near: socket.socket, listener: socket.socket) -> None:
         with near, contextlib.ExitStack() as opened:
             try:
                 far = opened.enter_context(socket.create_connection(self._to, timeout=20))
@@ -54,6 +54,8 @@ class Door:
                 return  # nobody is there
             far.settimeout(None)
             with self._lock:
+                if self._listener is not listener:
+                    return  # closed meanwhile
                 self._connections += [near, far]
             back = threading.Thread(target=_pass_on, args=(far, near), daemon=True)
             back.start()
