@@ -75,6 +75,7 @@ class EngineDoor:
         self._engine = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         self._listener: socket.socket | None = None
         self._connections: list[socket.socket] = []
+        self._lock = threading.Lock()
 
     @property
     def host(self) -> str:
@@ -92,17 +93,18 @@ class EngineDoor:
 
     def close(self) -> None:
         """Refuse calls and cut those under way, as an engine that ends does."""
-        if self._listener is not None:
-            with contextlib.suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._listener = None
-        self._path.unlink(missing_ok=True)
-        for connection in self._connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            connection.close()
-        self._connections.clear()
+        with self._lock:
+            listener, self._listener = self._listener, None
+            if listener is not None:
+                with contextlib.suppress(OSError):
+                    listener.shutdown(socket.SHUT_RDWR)
+                listener.close()
+            self._path.unlink(missing_ok=True)
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+                connection.close()
+            self._connections.clear()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -112,7 +114,12 @@ class EngineDoor:
                 return
             far = socket.socket(socket.AF_UNIX)
             far.connect(self._engine.removeprefix("unix://"))
-            self._connections += [near, far]
+            with self._lock:
+                if self._listener is not listener:  # closed meanwhile
+                    near.close()
+                    far.close()
+                    return
+                self._connections += [near, far]
             for pair in ((near, far), (far, near)):
                 threading.Thread(target=_pass_on, args=pair, daemon=True).start()
 
