@@ -40,7 +40,8 @@ _FEWEST: Final = 2
 _MOST: Final = 64
 # Jobs that fit nothing: those of a level that one pass reads, and of a line at once. A line in
 # which something fits, or nothing does, is read from its beginning every _AGAIN_S seconds.
-_IN_VAIN: Final = 10_000
+_IN_VAIN: Final = 2_000
+_FEWEST_IN_VAIN: Final = 16
 _MOST_IN_VAIN: Final = 512
 _AGAIN_S: Final = 60.0
 _ABOVE_ALL: Final = 2**31 - 1  # no priority is as high
@@ -274,7 +275,7 @@ class _Lines:
         """Of each user who waits; of most only the heads are ever read."""
         heads = itertools.groupby(_HEADS.all(self._conn, **self._where), itemgetter(0))
         lines = [(user, list(rows)) for user, rows in heads]
-        in_vain = max(_IN_VAIN // max(len(lines), 1), _MOST)
+        in_vain = max(_IN_VAIN // max(len(lines), 1), _FEWEST_IN_VAIN)
         return [Line(of_bytes(user), self._jobs(user, rows, in_vain)) for user, rows in lines]
 
     def _jobs(self, user: bytes, heads: list[Sequence[Any]], in_vain: int) -> Iterator[Waiting]:
@@ -297,7 +298,7 @@ class _Lines:
                 break
             if rows is heads:
                 after = max(after, self._marks.after(*line, sizes(), self._now))
-            most = min(2 * most, _MOST if fits_none is False else _MOST_IN_VAIN)
+            most = min(in_vain, _MOST_IN_VAIN) if fits_none else min(2 * most, _MOST)
             rows = _JOBS.all(self._conn, **self._where, user_id=user, after=after, most=most)
         if len(rows) < most:
             self._marks.settle(*line, self._now + _AGAIN_S)
