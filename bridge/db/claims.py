@@ -155,15 +155,20 @@ def reclaim(
     return with_jobs(conn, [attempt_of(row) for row in rows])
 
 
+def _ours(claimed: Mapping[UUID, UUID]) -> ColumnElement[bool]:
+    """Attempts that nobody has taken over since they were claimed under these tokens."""
+    return and_(
+        attempts.c.id.in_([one.bytes for one in claimed]),
+        attempts.c.state == AttemptState.CLAIMED.value,
+        attempts.c.claim_token.in_({token.bytes for token in claimed.values()}),
+    )
+
+
 def record_submitted(conn: Connection, attempt_id: UUID, *, token: UUID, now: float) -> bool:
     """The scheduler has confirmed the attempt; False when the claim was lost."""
     done = conn.execute(
         update(attempts)
-        .where(
-            attempts.c.id == attempt_id.bytes,
-            attempts.c.state == AttemptState.CLAIMED.value,
-            attempts.c.claim_token == token.bytes,
-        )
+        .where(_ours({attempt_id: token}))
         .values(
             state=AttemptState.SUBMITTED.value,
             submitted_at=now,
@@ -176,23 +181,10 @@ def record_submitted(conn: Connection, attempt_id: UUID, *, token: UUID, now: fl
 
 def let_go(conn: Connection, claimed: Mapping[UUID, UUID], *, now: float) -> None:
     """These claims (attempt: token) have run out, as far as they are still ours."""
-    for attempt_id, token in claimed.items():
-        conn.execute(
-            update(attempts)
-            .where(attempts.c.id == attempt_id.bytes, attempts.c.claim_token == token.bytes)
-            .values(claim_expires_at=now)
-        )
+    conn.execute(update(attempts).where(_ours(claimed)).values(claim_expires_at=now))
 
 
 def give_claim_back(conn: Connection, attempt_id: UUID, *, token: UUID) -> bool:
     """Nobody has this claim any more, in this transaction; False when it was lost before."""
-    done = conn.execute(
-        update(attempts)
-        .where(
-            attempts.c.id == attempt_id.bytes,
-            attempts.c.state == AttemptState.CLAIMED.value,
-            attempts.c.claim_token == token.bytes,
-        )
-        .values(claim_token=None)
-    )
+    done = conn.execute(update(attempts).where(_ours({attempt_id: token})).values(claim_token=None))
     return done.rowcount == 1
